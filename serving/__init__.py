@@ -1,1 +1,1 @@
-"""TODO."""
+"""How both processes are served: settings, flags, address, TLS, authentication, logs. No business of either."""

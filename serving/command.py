@@ -1,0 +1,157 @@
+"""The command line that both processes share, and the server that they run under."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import structlog
+import uvicorn
+from pydantic import SecretStr
+from starlette.types import ASGIApp
+
+from serving import address, logs, web
+from serving.authentication import Authentication
+from serving.reload import Reload
+from serving.settings import ConfigError
+
+__all__ = ["parser", "report", "run"]
+
+log = structlog.get_logger(__name__)
+
+
+def parser(prog: str, description: str, version: str, *, default_address: str) -> argparse.ArgumentParser:
+    """A parser with the flags of Prometheus's tools; the process adds its own flags and sub-commands."""
+    result = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+    result.add_argument(
+        "--web.listen-address",
+        dest="listen_address",
+        metavar="HOST:PORT",
+        default=default_address,
+        help="where to listen (default: %(default)s)",
+    )
+    result.add_argument(
+        "--web.config.file",
+        dest="web_config_file",
+        metavar="FILE",
+        type=Path,
+        help="TLS and basic-auth users, in the exporter-toolkit's format",
+    )
+    result.add_argument(
+        "--web.allow-anonymous",
+        dest="allow_anonymous",
+        action="store_true",
+        help="listen beyond loopback although no authentication is configured",
+    )
+    result.add_argument("--config.file", dest="config_file", metavar="FILE", type=Path, help="settings, in YAML")
+    result.add_argument(
+        "--log.level", dest="log_level", choices=logs.LEVELS, default="info", help="default: %(default)s"
+    )
+    result.add_argument(
+        "--log.format", dest="log_format", choices=("logfmt", "json"), default="logfmt", help="default: %(default)s"
+    )
+    result.add_argument("--version", action="version", version=f"%(prog)s {version}")
+    return result
+
+
+def report(error: ConfigError) -> None:
+    """Prints what is wrong with the settings, one line a problem, for the person at the terminal."""
+    for problem in error.problems:
+        print(f"error: {problem}", file=sys.stderr)
+
+
+def run(app: ASGIApp, options: argparse.Namespace, *, reload: Reload, token: Callable[[], SecretStr | None]) -> int:
+    """Serves `app` until SIGTERM or SIGINT; the exit code is 0 after a clean end, 1 where it cannot start.
+
+    SIGHUP calls `reload`, after the web configuration was read again. `token` gives the bearer token in force, if any.
+    """
+    try:
+        server = _Server(app, options, token)
+        listener = address.bind(server.address)
+    except ConfigError as error:
+        report(error)
+        return 1
+    except address.AddressError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+    reload.check_first(server.reload_web)
+
+    def read_again() -> None:
+        with contextlib.suppress(ConfigError):  # it is logged already, and there is nobody to answer
+            reload()
+
+    def on_hangup(_signal: int, _frame: FrameType | None) -> None:
+        threading.Thread(target=read_again, name="reload", daemon=True).start()
+
+    def on_stop(_signal: int, _frame: FrameType | None) -> None:
+        raise SystemExit(0)  # before the server has taken over these signals, and when it hands them back at its end
+
+    signal.signal(signal.SIGHUP, on_hangup)
+    signal.signal(signal.SIGTERM, on_stop)
+    signal.signal(signal.SIGINT, on_stop)
+    server.serve(listener)
+    return 0
+
+
+class _Server:
+    """uvicorn with the web configuration, read again without closing the door."""
+
+    def __init__(self, app: ASGIApp, options: argparse.Namespace, token: Callable[[], SecretStr | None]) -> None:
+        self.address = address.parse(options.listen_address)
+        self._file: Path | None = options.web_config_file
+        self._token = token
+        config = web.read(self._file) if self._file is not None else web.WebConfig()
+        self._authentication = Authentication(app, dict(config.basic_auth_users), token())
+        self._tls = web.ssl_context(config.tls_server_config) if config.tls_server_config is not None else None
+        self._client_certificate = (
+            config.tls_server_config is not None
+            and config.tls_server_config.client_auth_type == "RequireAndVerifyClientCert"
+        )
+        closed = self._authentication.required or self._client_certificate
+        if not self.address.is_loopback and not closed and not options.allow_anonymous:
+            problem = (
+                f"--web.listen-address={self.address} is beyond loopback and no authentication is configured: give "
+                "--web.config.file with basic_auth_users (or a token), or allow it with --web.allow-anonymous"
+            )
+            raise ConfigError([problem])
+
+    def serve(self, listener: socket.socket) -> None:
+        def context(_config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+            if self._tls is None:
+                raise AssertionError("asked for TLS without a certificate")
+            return self._tls
+
+        config = uvicorn.Config(
+            self._authentication,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            timeout_graceful_shutdown=5,
+            ssl_context_factory=context if self._tls is not None else None,
+        )
+        host, port = listener.getsockname()[:2]
+        log.info("listening", address=str(address.Address(host, port)), tls=self._tls is not None)
+        uvicorn.Server(config).run(sockets=[listener])
+
+    def reload_web(self) -> None:
+        """Users, token and certificates from now on; raises ConfigError and changes nothing where they are wrong."""
+        config = web.read(self._file) if self._file is not None else web.WebConfig()
+        tls = config.tls_server_config
+        if (tls is not None) != (self._tls is not None):
+            raise ConfigError([f"{self._file}: TLS can be switched on or off only by a restart"])
+        if tls is not None and self._tls is not None:
+            self._tls.load_cert_chain(tls.cert_file, tls.key_file)
+        self._authentication.configure(dict(config.basic_auth_users), self._token())

@@ -1,0 +1,38 @@
+"""The routes under `/-/` that both processes have: healthy, ready, reload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from serving.reload import Reload
+from serving.settings import ConfigError
+
+__all__ = ["state_routes"]
+
+
+def state_routes(*, ready: Callable[[], str | None], reload: Reload) -> list[Route]:
+    """`ready` gives None, or the reason why not; the reason is served openly, so it holds no secret and no name."""
+
+    async def healthy(_request: Request) -> Response:
+        return PlainTextResponse("Healthy\n")
+
+    async def is_ready(_request: Request) -> Response:
+        reason = ready()
+        return PlainTextResponse("Ready\n") if reason is None else PlainTextResponse(f"Not ready: {reason}\n", 503)
+
+    def read_again(_request: Request) -> Response:
+        try:
+            reload()
+        except ConfigError as error:
+            return JSONResponse({"detail": error.problems}, status_code=400)
+        return PlainTextResponse("Reloaded\n")
+
+    return [
+        Route("/-/healthy", healthy),
+        Route("/-/ready", is_ready),
+        Route("/-/reload", read_again, methods=["POST"]),
+    ]

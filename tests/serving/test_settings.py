@@ -1,0 +1,153 @@
+"""Layers, places and words of the settings."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from pydantic import Field, SecretStr
+
+from serving.settings import CommaSeparated, ConfigError, Duration, Env, Settings, environment_names, load
+
+
+class Mail(Settings):
+    host: Annotated[str | None, Env("MAIL_HOST")] = None
+    port: Annotated[int, Env("MAIL_PORT")] = 25
+    password: Annotated[SecretStr | None, Env("MAIL_PASSWORD")] = None
+    to: Annotated[CommaSeparated, Env("MAIL_TO")] = ()
+
+
+class Group(Settings):
+    name: str
+    wait: Duration = timedelta(seconds=1)
+
+
+class Everything(Settings):
+    mail: Mail = Mail()
+    groups: tuple[Group, ...] = ()
+    limits: dict[str, Group] = Field(default_factory=dict)
+    pause: Duration = timedelta(seconds=15)
+
+
+def problems(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> list[str]:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(Everything, environ=environ or {}, config_file=file)
+    return [problem.replace(f"{tmp_path}/", "") for problem in caught.value.problems]
+
+
+def test_defaults_without_any_layer() -> None:
+    assert load(Everything, environ={}) == Everything()
+
+
+@pytest.mark.parametrize(
+    ("flag", "environ", "dotenv", "file", "expected"),
+    [
+        (1, "2", "3", "4", 1),
+        (None, "2", "3", "4", 2),
+        (None, "", "3", "4", 3),
+        (None, None, None, "4", 4),
+        (None, None, None, None, 25),
+    ],
+)
+def test_the_nearest_layer_wins(
+    tmp_path: Path, flag: int | None, environ: str | None, dotenv: str | None, file: str | None, expected: int
+) -> None:
+    (tmp_path / ".env").write_text(f"MAIL_PORT={dotenv}\n" if dotenv else "")
+    (tmp_path / "settings.yaml").write_text(f"mail:\n  port: {file}\n" if file else "")
+    settings = load(
+        Everything,
+        flags={"mail.port": flag},
+        environ={} if environ is None else {"MAIL_PORT": environ},
+        dotenv=tmp_path / ".env",
+        config_file=tmp_path / "settings.yaml",
+    )
+    assert settings.mail.port == expected
+
+
+def test_a_layer_replaces_one_field_and_leaves_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("mail: {host: mx.example, port: 587}\n")
+    settings = load(Everything, environ={"MAIL_HOST": "relay.example"}, config_file=tmp_path / "settings.yaml")
+    assert (settings.mail.host, settings.mail.port) == ("relay.example", 587)
+
+
+def test_a_secret_is_read_from_the_file_that_its_variable_names(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("geheim\n")
+    settings = load(Everything, environ={"MAIL_PASSWORD_FILE": str(tmp_path / "password")})
+    assert settings.mail.password == SecretStr("geheim")
+    assert "geheim" not in repr(settings)
+
+
+def test_a_secret_is_read_from_the_file_that_the_settings_name(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("geheim\n")
+    (tmp_path / "settings.yaml").write_text(f"mail:\n  password_file: {tmp_path}/password\n")
+    settings = load(Everything, environ={}, config_file=tmp_path / "settings.yaml")
+    assert settings.mail.password == SecretStr("geheim")
+
+
+def test_a_secret_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(Everything, environ={"MAIL_PASSWORD_FILE": f"{tmp_path}/none"})
+    assert caught.value.problems == [f"MAIL_PASSWORD_FILE: cannot read {tmp_path}/none: No such file or directory"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mail:\n  prot: 25\n", "settings.yaml:2: mail.prot: unknown setting; allowed here: host, password, port, to"),
+        (
+            "mail:\n  host: a\n  port: many\n",
+            "settings.yaml:3: mail.port: Input should be a valid integer, unable to parse string as an integer",
+        ),
+        ("pause: soon\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
+        ("groups:\n- name: a\n- wait: 5s\n", "settings.yaml:3: groups.1.name: Field required"),
+        ("limits:\n  one:\n    name: a\n    weight: 1\n", "settings.yaml:4: limits.one.weight: unknown setting; allowed here: name, wait"),
+        ("pause: 1s\npause: 2s\n", "settings.yaml:2: pause is given twice"),
+        ("pause: [1\n", "settings.yaml:2: not valid YAML: expected ',' or ']', but got '<stream end>'"),
+        ("just words\n", "settings.yaml:1: expected settings as `name: value` lines"),
+        ("pause: !!python/object:os.system {}\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
+    assert problems(tmp_path, text) == [expected]
+
+
+def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path) -> None:
+    assert problems(tmp_path, "", {"MAIL_PORT": "many"}) == [
+        "MAIL_PORT: mail.port: Input should be a valid integer, unable to parse string as an integer"
+    ]
+
+
+def test_a_bad_secret_is_not_repeated_in_the_error(tmp_path: Path) -> None:
+    assert problems(tmp_path, "mail:\n  password: [s3cret]\n") == [
+        "settings.yaml:2: mail.password: Input should be a valid string"
+    ]
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(Everything, environ={}, config_file=tmp_path / "none.yaml")
+    assert caught.value.problems == [f"{tmp_path}/none.yaml: cannot be read: No such file or directory"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("15s", 15), ("1h30m", 5400), ("250ms", 0.25), ("2d", 172800), ("7", 7), ("0.5", 0.5)]
+)
+def test_durations_read_as_in_prometheus(tmp_path: Path, text: str, seconds: float) -> None:
+    (tmp_path / "settings.yaml").write_text(f"pause: {text}\n")
+    settings = load(Everything, environ={}, config_file=tmp_path / "settings.yaml")
+    assert settings.pause == timedelta(seconds=seconds)
+
+
+def test_a_comma_separated_variable_becomes_its_parts() -> None:
+    assert load(Everything, environ={"MAIL_TO": "a@x.kr, b@x.kr,"}).mail.to == ("a@x.kr", "b@x.kr")
+
+
+def test_every_environment_variable_of_a_model_is_listed() -> None:
+    assert environment_names(Everything) == {
+        "MAIL_HOST": ("mail", "host"),
+        "MAIL_PORT": ("mail", "port"),
+        "MAIL_PASSWORD": ("mail", "password"),
+        "MAIL_TO": ("mail", "to"),
+    }
