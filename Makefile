@@ -1,0 +1,44 @@
+# `make up` runs everything, `make test` proves it. Both set up what they need; `make help` lists the rest.
+.DEFAULT_GOAL := help
+.PHONY: help up incident resolve test check format lock venv clean
+
+PYTEST_ARGS ?=
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: venv ## run the demo company, exporter, receiver, Prometheus, Alertmanager; Ctrl-C ends all (UP=--help: its flags)
+	@deploy/setup.sh programs prometheus prometheus-alertmanager
+	@exec .venv/bin/python -m deploy.demo.up $(UP)
+
+incident: venv ## make a backlog of orders in the running demo, and say what to watch
+	@.venv/bin/python -m deploy.demo.company incident --database .run/company.db
+
+resolve: venv ## clear that backlog now
+	@.venv/bin/python -m deploy.demo.company resolve --database .run/company.db
+
+test: venv check ## everything that is tested, on the real programs
+	@deploy/setup.sh programs prometheus promtool prometheus-alertmanager amtool postgres mariadbd
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+check: venv ## formatting, lint and types
+	.venv/bin/ruff format --check --quiet
+	.venv/bin/ruff check --quiet
+	.venv/bin/mypy
+
+format: venv ## format the source and mend what the linter can
+	.venv/bin/ruff format --quiet
+	.venv/bin/ruff check --fix --quiet
+
+lock: ## resolve the ranges of pyproject.toml anew into the two lock files (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --no-emit-find-links --no-annotate --python-version 3.11 \
+	  --custom-compile-command 'make lock' --upgrade --all-extras pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-find-links --no-annotate --python-version 3.11 \
+	  --custom-compile-command 'make lock' --upgrade --all-extras --group demo --group test --group check \
+	  -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+venv:
+	@deploy/setup.sh venv
+
+clean: ## remove what `make` has made
+	rm -rf .venv .run .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
