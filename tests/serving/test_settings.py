@@ -102,13 +102,16 @@ def test_a_secret_file_that_is_missing_is_named(tmp_path: Path) -> None:
         ),
         ("pause: soon\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
         ("groups:\n- name: a\n- wait: 5s\n", "settings.yaml:3: groups.1.name: Field required"),
-        ("limits:\n  one:\n    name: a\n    weight: 1\n", "settings.yaml:4: limits.one.weight: unknown setting; allowed here: name, wait"),
+        (
+            "limits:\n  one:\n    name: a\n    weight: 1\n",
+            "settings.yaml:4: limits.one.weight: unknown setting; allowed here: name, wait",
+        ),
         ("pause: 1s\npause: 2s\n", "settings.yaml:2: pause is given twice"),
         ("pause: [1\n", "settings.yaml:2: not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("just words\n", "settings.yaml:1: expected settings as `name: value` lines"),
         ("pause: !!python/object:os.system {}\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
     assert problems(tmp_path, text) == [expected]
 
