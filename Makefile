@@ -34,7 +34,7 @@ lock: ## resolve the ranges of pyproject.toml anew into the two lock files (need
 	uv pip compile --quiet --universal --generate-hashes --no-emit-find-links --no-annotate --python-version 3.11 \
 	  --custom-compile-command 'make lock' --upgrade --all-extras pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-find-links --no-annotate --python-version 3.11 \
-	  --custom-compile-command 'make lock' --upgrade --all-extras --group demo --group test --group check \
+	  --custom-compile-command 'make lock' --upgrade --all-extras --group demo --group test --group check --group dashboards \
 	  -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 venv:
