@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable
 
 import bcrypt
 import structlog
@@ -20,6 +22,9 @@ __all__ = ["OPEN_PATHS", "Authentication"]
 
 log = structlog.get_logger(__name__)
 
+REFUSAL_SECONDS = 0.2
+"""Before each refusal, so that guessing is slow."""
+
 OPEN_PATHS = frozenset({"/-/healthy", "/-/ready"})
 
 # Checked for unknown users, so that an answer's time does not tell whether a user exists (as exporter-toolkit does).
@@ -29,8 +34,15 @@ _NOBODY = b"$2b$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi"
 class Authentication:
     """ASGI middleware: 401 for all but OPEN_PATHS unless a credential fits; open where none is configured."""
 
-    def __init__(self, app: ASGIApp, users: dict[str, str], token: SecretStr | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        users: dict[str, str],
+        token: SecretStr | None,
+        refused: Callable[[str], None] = lambda _path: None,
+    ) -> None:
         self.app = app
+        self._refused = refused
         self.configure(users, token)
 
     def configure(self, users: dict[str, str], token: SecretStr | None) -> None:
@@ -54,6 +66,8 @@ class Authentication:
         if await self._accepts(scheme.lower(), credential.strip()):
             await self.app(scope, receive, send)
             return
+        self._refused(scope["path"])
+        await asyncio.sleep(REFUSAL_SECONDS)
         client = scope.get("client")
         log.warning("request refused: no valid credential", path=scope["path"], client=client[0] if client else None)
         challenge = 'Basic realm="coldchain", charset="UTF-8"' if self._users else "Bearer"

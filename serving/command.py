@@ -20,12 +20,25 @@ from starlette.types import ASGIApp
 
 from serving import address, logs, web
 from serving.authentication import Authentication
+from serving.protocol import BoundedHttp
 from serving.reload import Reload
 from serving.settings import ConfigError
 
 __all__ = ["parser", "report", "run"]
 
 log = structlog.get_logger(__name__)
+
+CONNECTIONS = 512
+"""At once; beyond them a request is answered 503, which Prometheus and Alertmanager try again."""
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 def parser(prog: str, description: str, version: str, *, default_address: str) -> argparse.ArgumentParser:
@@ -68,13 +81,21 @@ def report(error: ConfigError) -> None:
         print(f"error: {problem}", file=sys.stderr)
 
 
-def run(app: ASGIApp, options: argparse.Namespace, *, reload: Reload, token: Callable[[], SecretStr | None]) -> int:
+def run(
+    app: ASGIApp,
+    options: argparse.Namespace,
+    *,
+    reload: Reload,
+    token: Callable[[], SecretStr | None],
+    refused: Callable[[str], None] = lambda _path: None,
+) -> int:
     """Serves `app` until SIGTERM or SIGINT; the exit code is 0 after a clean end, 1 where it cannot start.
 
     SIGHUP calls `reload`, after the web configuration was read again. `token` gives the bearer token in force, if any.
+    `refused` is told the path of each request that is refused for want of a credential, for a count.
     """
     try:
-        server = _Server(app, options, token)
+        server = _Server(app, options, token, refused)
         listener = address.bind(server.address)
     except ConfigError as error:
         report(error)
@@ -105,12 +126,18 @@ def run(app: ASGIApp, options: argparse.Namespace, *, reload: Reload, token: Cal
 class _Server:
     """uvicorn with the web configuration, read again without closing the door."""
 
-    def __init__(self, app: ASGIApp, options: argparse.Namespace, token: Callable[[], SecretStr | None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        options: argparse.Namespace,
+        token: Callable[[], SecretStr | None],
+        refused: Callable[[str], None],
+    ) -> None:
         self.address = address.parse(options.listen_address)
         self._file: Path | None = options.web_config_file
         self._token = token
         config = web.read(self._file) if self._file is not None else web.WebConfig()
-        self._authentication = Authentication(app, dict(config.basic_auth_users), token())
+        self._authentication = Authentication(app, dict(config.basic_auth_users), token(), refused)
         self._tls = web.ssl_context(config.tls_server_config) if config.tls_server_config is not None else None
         self._client_certificate = (
             config.tls_server_config is not None
@@ -136,7 +163,9 @@ class _Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            http="httptools",
+            http=BoundedHttp,
+            limit_concurrency=CONNECTIONS,
+            headers=list(SECURITY_HEADERS.items()),
             ws="none",
             lifespan="on",
             timeout_graceful_shutdown=5,

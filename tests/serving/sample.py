@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from serving import command, logs
+from serving import command, logs, protocol
 from serving.reload import Reload
 from serving.routes import state_routes
 from serving.settings import ConfigError
@@ -29,8 +29,17 @@ def main() -> int:
         return PlainTextResponse(f"reload successful: {reload.successful}\n")
 
     app = Starlette(routes=[Route("/", page), *state_routes(ready=lambda: None, reload=reload)])
+    refusals: list[str] = []
+
+    async def echo(request: Request) -> Response:
+        return PlainTextResponse(f"{len(await request.body())} bytes, {len(refusals)} refused\n")
+
+    app.router.routes.append(Route("/echo", echo, methods=["POST"]))
+    protocol.REQUEST_SECONDS = float(os.environ.get("SAMPLE_REQUEST_SECONDS", protocol.REQUEST_SECONDS))
     token = os.environ.get("SAMPLE_TOKEN")
-    return command.run(app, options, reload=reload, token=lambda: SecretStr(token) if token else None)
+    return command.run(
+        app, options, reload=reload, token=lambda: SecretStr(token) if token else None, refused=refusals.append
+    )
 
 
 if __name__ == "__main__":

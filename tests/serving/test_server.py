@@ -1,5 +1,6 @@
 """Doors and signals of a served process, tried from outside."""
 
+import contextlib
 import os
 import re
 import signal
@@ -166,6 +167,42 @@ def test_an_address_that_is_none_is_said(start: Start) -> None:
     assert until(served.log, "it says why").strip() == (
         "error: --web.listen-address=19110: write HOST:PORT, for example 127.0.0.1:19110"
     )
+
+
+def test_refusals_are_counted(start: Start) -> None:
+    served = start(SAMPLE_TOKEN="t0ken")
+    httpx.get(served.url("/"))
+    answer = httpx.post(served.url("/echo"), content=b"12345", headers={"Authorization": "Bearer t0ken"})
+    assert answer.text == "5 bytes, 1 refused\n"
+
+
+def test_every_answer_carries_the_security_headers(start: Start) -> None:
+    headers = httpx.get(start().url("/-/healthy")).headers
+    assert headers["content-security-policy"].startswith("default-src 'none'; style-src 'self'; script-src 'self'")
+    assert (headers["referrer-policy"], headers["x-content-type-options"]) == ("no-referrer", "nosniff")
+    assert "server" not in headers
+
+
+def test_a_head_that_does_not_end_is_cut_off(start: Start) -> None:
+    served = start()
+    endless = b"GET / HTTP/1.1\r\nHost: x\r\n" + 1000 * (b"X-Long: " + b"a" * 4000 + b"\r\n")
+    with (
+        socket.create_connection(("127.0.0.1", served.port), timeout=20) as client,
+        contextlib.suppress(ConnectionError),  # reset while it still sends, or closed after
+    ):
+        client.sendall(endless)
+        assert client.recv(100) == b""
+    assert until(lambda: 'reason="head too long"' in served.log(), "it says so")
+    assert httpx.get(served.url("/-/healthy")).status_code == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1"])
+def test_a_request_that_does_not_arrive_in_time_is_cut_off(start: Start, sent: bytes) -> None:
+    served = start(SAMPLE_REQUEST_SECONDS="0.5")
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as client:
+        client.sendall(sent)
+        assert client.recv(100) == b""
+    assert until(lambda: 'reason="request too slow"' in served.log(), "it says so")
 
 
 @pytest.mark.parametrize(
