@@ -125,9 +125,7 @@ def build(services: Services) -> Starlette:
             Route("/sandbox/balance", control.set_balance, methods=["PUT"]),
             Route("/-/healthy", _healthy),
             _file("/", "index.html"),
-            _file("/sandbox.css", "sandbox.css"),
-            _file("/sandbox.js", "sandbox.js"),
-            _file("/slack.js", "slack.js"),
+            *(_file(f"/{name}", name) for name in ("sandbox.css", "sandbox.js", "slack.js", "icon.svg")),
         ]
     )
 
