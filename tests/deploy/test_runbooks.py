@@ -1,0 +1,56 @@
+"""The runbooks: one for each alert in each language, with queries that find something."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.contract import ALERTS, SERIES
+from tests.deploy.files import RULE_FILES, RUNBOOKS, alerts, recorded
+from tests.deploy.promql import problems
+
+HEADINGS = {
+    "ko": ["무슨 뜻인가", "누가 영향을 받나", "무엇을 보나", "무엇을 하나"],
+    "en": ["What it means", "Who is hurt", "What to look at", "What to do"],
+}
+PAGES = sorted(RUNBOOKS.glob("*/*.md"))
+PROMETHEUS_OWN = {"ALERTS": {"alertname": frozenset(rule["alert"] for rule in alerts(RULE_FILES))}}
+
+
+def page_name(path: Path) -> str:
+    """A page as a test's id: ko-ColdChainCpuHigh."""
+    return f"{path.parent.name}-{path.stem}"
+
+
+@pytest.mark.parametrize("language", HEADINGS)
+def test_every_alert_has_a_runbook_and_every_runbook_an_alert(language: str) -> None:
+    assert {path.stem for path in PAGES if path.parent.name == language} == {alert for alert, _ in ALERTS}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_runbook_answers_the_four_questions(path: Path) -> None:
+    parts = re.split(r"(?m)^## ", path.read_text("utf-8"))
+    assert parts[0].startswith(f"# {path.stem}: ")
+    assert [part.partition("\n")[0] for part in parts[1:]] == HEADINGS[path.parent.name]
+    assert all(part.partition("\n")[2].strip() for part in parts[1:])
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_runbook_queries_use_only_what_exists(path: Path) -> None:
+    blocks = re.findall(r"(?ms)^ *```promql\n(.*?)^ *```", path.read_text("utf-8"))
+    assert blocks
+    known = {**SERIES, **PROMETHEUS_OWN, **recorded(RULE_FILES)}
+    assert problems([query for block in blocks for query in block.splitlines()], known) == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_runbook_leads_to_pages_that_exist(path: Path) -> None:
+    for target in re.findall(r"\]\((\w+\.md)\)", path.read_text("utf-8")):
+        assert (path.parent / target).exists()
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if path.parent.name == "ko"], ids=page_name)
+def test_both_languages_show_the_same_queries(path: Path) -> None:
+    blocks = re.compile(r"(?ms)^```promql\n(.*?)^```")
+    english = RUNBOOKS / "en" / path.name
+    assert blocks.findall(path.read_text("utf-8")) == blocks.findall(english.read_text("utf-8"))
