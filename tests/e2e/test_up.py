@@ -1,0 +1,109 @@
+"""`make up`: the whole chain in one command, and nothing left of it after Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy.demo.sandbox import Client
+from tests.e2e.chain import free_port
+from tests.programs import program
+from tests.waiting import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+
+PROGRAMS = ("exporter", "receiver", "sandbox", "smtp", "prometheus", "alertmanager")
+GIVEN = {"DATABASE_URL", "SMTP_HOST", "SLACK_WEBHOOK_URL", "ALIGO_API_KEY"}
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Ours without what would replace the demo's parts, and with the programs that Debian keeps out of PATH."""
+    found = {program("prometheus"), program("prometheus-alertmanager", "alertmanager")}
+    folders = sorted({str(Path(path).parent) for path in found})
+    kept = {name: value for name, value in os.environ.items() if name not in GIVEN}
+    return {**kept, "PATH": os.pathsep.join([*folders, kept["PATH"]]), "TMPDIR": str(folder)}
+
+
+def left_of(state: Path) -> list[str]:
+    """The commands of processes that still work on this run's folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if str(state) in command:
+            found.append(command)
+    return found
+
+
+def test_an_incident_reaches_the_sandbox_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    ports = {name: free_port() for name in PROGRAMS}
+    log = tmp_path / "up.log"
+    command = [sys.executable, "-m", "deploy.demo.up", f"--state={state}", "--seed=7"]
+    with log.open("wb") as stream:
+        up = subprocess.Popen(
+            [*command, *(f"--{name}-port={port}" for name, port in ports.items())],
+            stdout=stream,
+            stderr=stream,
+            env=environment(tmp_path),
+        )
+    try:
+
+        def says(words: str) -> bool:
+            assert up.poll() is None, log.read_text()
+            return words in log.read_text()
+
+        until(lambda: says("Ctrl-C ends everything"), "everything is ready", 120)
+        for name in ("exporter", "receiver", "sandbox", "prometheus", "alertmanager"):
+            assert f"http://localhost:{ports[name]} " in log.read_text()
+
+        incident = subprocess.run(
+            [sys.executable, "-m", "deploy.demo.company", "incident", "--database", str(state / "company.db")],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert incident.stdout != ""
+        with Client(f"http://127.0.0.1:{ports['sandbox']}") as sandbox:
+            words = "배차 대기 주문 많음"
+            until(
+                lambda: (
+                    any(words in repr(message["payload"]) for message in sandbox.messages("slack"))
+                    and any(words in message["subject"] for message in sandbox.messages("smtp"))
+                ),
+                "the mail and the Slack message arrive",
+                150,
+            )
+    finally:
+        up.send_signal(signal.SIGINT)
+        code = up.wait(60)
+    assert code == 0, log.read_text()
+    assert left_of(state) == []
+    assert not state.exists()
+
+
+def test_a_port_that_is_taken_is_named_with_what_holds_it(tmp_path: Path) -> None:
+    ports = {name: free_port() for name in PROGRAMS}
+    with socket.create_server(("127.0.0.1", ports["receiver"])):
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "deploy.demo.up", f"--state={tmp_path}/state"),
+                *(f"--{name}-port={port}" for name, port in ports.items()),
+            ],
+            capture_output=True,
+            text=True,
+            env=environment(tmp_path),
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"error: port {ports['receiver']}, for the receiver, is taken by "
+        f"{psutil.Process().name()} (process {os.getpid()})."
+    )
+    assert not (tmp_path / "state").exists()
