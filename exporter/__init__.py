@@ -1,1 +1,1 @@
-"""TODO."""
+"""The exporter: a host and a dispatch database in, gauges out."""

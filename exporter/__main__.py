@@ -1,0 +1,105 @@
+"""`coldchain-exporter`: puts the exporter together and serves it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+
+from exporter.app import create_app
+from exporter.collector import Collector
+from exporter.metrics import process_families
+from exporter.settings import ExporterSettings
+from exporter.snapshot import Board, Snapshot
+from exporter.sources import plans
+from serving import command, logs
+from serving.reload import Reload
+from serving.settings import ConfigError, load
+
+log = structlog.get_logger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code: 0 after a clean end, 1 where the settings are wrong or it cannot listen."""
+    options = _options(arguments)
+    logs.configure(options.log_level, options.log_format)
+    try:
+        settings = _load(options)
+    except ConfigError as error:
+        command.report(error)
+        return 1
+    if options.command == "check-config":
+        print(f"{options.config_file or 'settings'}: fine; sources: {', '.join(p.name for p in plans(settings))}")
+        return 0
+    return _serve(options, settings)
+
+
+class _Reload(Reload):
+    """Puts on the board how it went, for `coldchain_config_last_reload_successful`."""
+
+    def __init__(self, step: Callable[[], None], board: Board) -> None:
+        super().__init__(step)
+        self._board = board
+
+    def __call__(self) -> None:
+        try:
+            super().__call__()
+        finally:
+            self._board.change(lambda snapshot: replace(snapshot, reload_successful=self.successful))
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = command.parser(
+        "coldchain-exporter",
+        "Prometheus exporter of a cold-chain dispatch system: its host, its database, its business. "
+        "Settings: flag, environment, .env, file, default.",
+        version("coldchain-monitor"),
+        default_address="127.0.0.1:19110",
+    )
+    parser.add_argument("--path.procfs", dest="procfs", metavar="DIR", help="the host's /proc, seen from a container")
+    parser.add_argument("--path.rootfs", dest="rootfs", metavar="DIR", help="the host's /, seen from a container")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("check-config", help="check the settings and exit: 1 with the line at fault if one is wrong")
+    return parser.parse_args(arguments)
+
+
+def _load(options: argparse.Namespace) -> ExporterSettings:
+    return load(
+        ExporterSettings,
+        flags={"path.procfs": options.procfs, "path.rootfs": options.rootfs},
+        environ=os.environ,
+        config_file=options.config_file,
+        dotenv=Path(".env"),
+    )
+
+
+def _serve(options: argparse.Namespace, settings: ExporterSettings) -> int:
+    board = Board(Snapshot(thresholds=settings.thresholds))
+    collector = Collector(board, settings.max_age, process=process_families())
+    if settings.database_url is None:
+        log.warning("DATABASE_URL is not set: the sources database, orders, dispatches and vehicles are off")
+
+    def step() -> None:
+        new = _load(options)
+        collector.exchange(plans(new), new.max_age)
+        board.change(lambda snapshot: replace(snapshot, thresholds=new.thresholds))
+
+    reload = _Reload(step, board)
+    app = create_app(
+        board,
+        collector,
+        version=version("coldchain-monitor"),
+        reload=reload,
+        start=lambda: collector.start(plans(settings)),
+    )
+    return command.run(app, options, reload=reload, token=lambda: None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""MariaDB and MySQL by PyMySQL; they differ in how a query is bounded in time."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy
+import sqlalchemy.event
+import sqlalchemy.exc
+from sqlalchemy.pool import NullPool
+
+from exporter.databases.base import Columns, DatabaseError, Dialect, Failure, hint_for, one_line
+
+__all__ = ["MySQL"]
+
+_COLUMNS = sqlalchemy.text("""
+SELECT column_name, data_type, column_type FROM information_schema.columns
+WHERE table_schema = database() AND table_name = :table
+""")
+
+
+class MySQL(Dialect):
+    """Sessions run in UTC: TIMESTAMP columns then are UTC, DATETIME columns hold what the system wrote."""
+
+    name = "mysql"
+
+    def seconds_between(self, start: str, end: str) -> str:
+        return f"timestampdiff(MICROSECOND, {start}, {end}) / 1000000"
+
+    def columns(self, connection: sqlalchemy.Connection, table: str) -> Columns:
+        rows = connection.execute(_COLUMNS, {"table": table}).all()
+        kinds = {str(name).lower(): (str(kind), str(full)) for name, kind, full in rows}
+        statuses = None
+        if kinds.get("status", ("", ""))[0] == "enum":
+            statuses = tuple(word.replace("''", "'") for word in re.findall(r"'((?:[^']|'')*)'", kinds["status"][1]))
+        return Columns(frozenset(name for name, (kind, _) in kinds.items() if kind == "datetime"), statuses)
+
+    def engine(self, url: sqlalchemy.URL, timeout: float) -> sqlalchemy.Engine:
+        engine = sqlalchemy.create_engine(
+            url,
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args={"connect_timeout": max(timeout / 2, 0.1), "program_name": "coldchain-exporter"},
+        )
+
+        @sqlalchemy.event.listens_for(engine, "do_connect")
+        def connect(dialect: Any, _record: Any, arguments: Sequence[Any], options: dict[str, Any]) -> Any:
+            return _connect(dialect.dbapi, arguments, options)
+
+        return engine
+
+    def begin(self, connection: sqlalchemy.Connection, timeout: float) -> None:
+        # MariaDB counts seconds, MySQL milliseconds; both end the query on the server
+        limit = (
+            f"max_statement_time = {max(timeout, 0.001):.3f}"
+            if connection.dialect.is_mariadb  # type: ignore[attr-defined] # of SQLAlchemy's MySQL dialects
+            else f"max_execution_time = {max(1, int(timeout * 1000))}"
+        )
+        wait = max(1, int(timeout * 4 / 5))  # whole seconds
+        connection.exec_driver_sql(f"SET SESSION {limit}, lock_wait_timeout = {wait}, time_zone = '+00:00'")
+        connection.exec_driver_sql("START TRANSACTION READ ONLY")
+
+    def explain(self, error: sqlalchemy.exc.DBAPIError) -> DatabaseError:
+        arguments: tuple[Any, ...] = getattr(error.orig, "args", ())
+        code = arguments[0] if arguments and isinstance(arguments[0], int) else 0
+        message = str(arguments[1])[:300] if len(arguments) > 1 else one_line(error.orig or error)
+        # numbers: MariaDB's and MySQL's error references
+        if code in {1205, 3572}:
+            return DatabaseError(
+                "waited in vain for a lock that another session holds",
+                Failure.BUSY,
+                "see information_schema.processlist: who holds it?",
+            )
+        if code in {1317, 1969, 3024}:
+            return DatabaseError(
+                "the query ran into its time-out", Failure.SLOW, "an index would help, or a longer timeout"
+            )
+        if code in {0, 1040, 1041, 1044, 1045, 1049, 1053, 1203, 1226, 1698} or code >= 2000:
+            return DatabaseError(message, Failure.UNREACHABLE, hint_for(message))
+        hint = {
+            1146: "is this the dispatch database?",
+            1054: "is this the dispatch database, in the version that this exporter knows?",
+            1142: "grant what deploy/sql/mariadb.sql grants",
+            1143: "grant what deploy/sql/mariadb.sql grants",
+        }.get(code, "")
+        return DatabaseError(message, Failure.REFUSED, hint)
+
+
+def _connect(dbapi: Any, arguments: Sequence[Any], options: dict[str, Any]) -> Any:
+    """A connection over a socket that notices a dead network within half a minute; PyMySQL's own never does."""
+    connection = dbapi.connect(*arguments, **options, defer_connect=True)
+    if options.get("unix_socket"):
+        connection.connect()
+        return connection
+    address = (options.get("host", "localhost"), options.get("port", 3306))
+    try:
+        link = socket.create_connection(address, options["connect_timeout"])
+    except OSError as error:
+        # PyMySQL's own words and number for it
+        raise dbapi.OperationalError(
+            2003, f"Can't connect to the server at {address[0]}:{address[1]}: {error.strerror or error}"
+        ) from None
+    link.settimeout(None)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}.items():
+        if hasattr(socket, name):  # not on every system
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    connection.connect(link)
+    return connection

@@ -1,0 +1,66 @@
+"""DATABASE_URL in the forms that are in use, and the kind of database that each names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import sqlalchemy
+import sqlalchemy.exc
+
+from exporter.databases.base import Dialect, Reader
+from exporter.databases.mysql import MySQL
+from exporter.databases.postgresql import PostgreSQL
+from exporter.databases.sqlite import SQLite
+
+__all__ = ["dialect_for", "open_reader", "parse_url"]
+
+# what the scheme says: SQLAlchemy's driver, the module it needs, and the extra that brings it
+_KINDS = {
+    "postgresql": ("postgresql+psycopg", "psycopg", "postgresql"),
+    "postgres": ("postgresql+psycopg", "psycopg", "postgresql"),
+    "mysql": ("mysql+pymysql", "pymysql", "mysql"),
+    "mariadb": ("mysql+pymysql", "pymysql", "mysql"),
+    "sqlite": ("sqlite", "sqlite3", ""),
+}
+
+
+def parse_url(text: str) -> sqlalchemy.URL:
+    """The URL with our driver in it, whatever driver the system itself uses; raises ValueError, without the URL."""
+    scheme = text.split("://", 1)[0].split("+", 1)[0]
+    if "://" not in text or scheme not in _KINDS:
+        raise ValueError(
+            "not a database URL; write postgresql://USER:PASSWORD@HOST/NAME, mysql://USER:PASSWORD@HOST/NAME "
+            "or sqlite:////PATH"
+        )
+    driver, module, extra = _KINDS[scheme]
+    try:
+        url = sqlalchemy.make_url(text)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        # their words would repeat a part of the URL, perhaps of the password
+        raise ValueError(
+            "not a database URL: is the port a number, and is each of @ : / ? # % in the password percent-encoded?"
+        ) from None
+    if find_spec(module) is None:
+        raise ValueError(f"the driver for {scheme} is not installed: pip install 'coldchain-monitor[{extra}]'")
+    if not url.database:
+        raise ValueError("the URL names no database" if scheme != "sqlite" else "give the file's path: sqlite:////PATH")
+    if scheme == "sqlite" and (url.database == ":memory:" or url.database.startswith("file:")):
+        raise ValueError("give the SQLite file's plain path: sqlite:////PATH")
+    return url.set(drivername=driver)
+
+
+def dialect_for(name: str) -> Dialect:
+    """The dialect by SQLAlchemy's name for it (`connection.dialect.name`)."""
+    kinds: dict[str, Callable[[], Dialect]] = {
+        "postgresql": PostgreSQL,
+        "mysql": MySQL,
+        "mariadb": MySQL,
+        "sqlite": SQLite,
+    }
+    return kinds[name]()
+
+
+def open_reader(url: sqlalchemy.URL, timeout: float) -> Reader:
+    """A reader that has not connected yet; `timeout` in seconds is for connecting."""
+    return Reader(dialect_for(url.get_backend_name()), url, timeout)

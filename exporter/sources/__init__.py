@@ -1,0 +1,7 @@
+"""The sources, one file each: what is looked at, and the gauges that come of it."""
+
+from __future__ import annotations
+
+from exporter.sources.plan import Plan, Source, plans
+
+__all__ = ["Plan", "Source", "plans"]

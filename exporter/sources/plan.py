@@ -1,0 +1,80 @@
+"""From the settings to the sources: which there are, how often they look, and how each is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from exporter.databases import open_reader, parse_url
+from exporter.families import Family
+from exporter.settings import ExporterSettings, SourceSettings
+from exporter.sources.database import DatabaseSource
+from exporter.sources.dispatches import dispatches
+from exporter.sources.host import HostSource
+from exporter.sources.orders import orders
+from exporter.sources.table import TableSource
+from exporter.sources.vehicles import VEHICLES
+from exporter.tables import Table
+
+__all__ = ["Plan", "Source", "plans"]
+
+
+class Source(Protocol):
+    """Something that is looked at again and again, by one thread of its own."""
+
+    def collect(self, now: datetime, timeout: float) -> tuple[Family, ...]:
+        """What is there at `now` (aware), within `timeout` seconds; raises DatabaseError or OSError."""
+
+    def rest(self, seconds: float) -> None:
+        """The next look is that far away."""
+
+    def close(self) -> None:
+        """The end; called by the thread that collected."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A source to be; equal plans are the same source, which a reload leaves alone."""
+
+    name: str
+    interval: float
+    timeout: float
+    basis: Hashable
+    """All that `make` depends on."""
+    make: Callable[[], Source] = field(compare=False)
+    loads_database: bool = True
+
+
+def plans(settings: ExporterSettings) -> tuple[Plan, ...]:
+    """The sources that are switched on; without a database that is the host alone."""
+    result = []
+
+    def add(name: str, own: SourceSettings, basis: Hashable, make: Callable[[float], Source], loads: bool) -> None:
+        interval = (own.interval or settings.default_interval).total_seconds()
+        timeout = (own.timeout or settings.default_timeout).total_seconds()
+        if own.enabled:
+            result.append(Plan(name, interval, timeout, basis, lambda: make(timeout), loads))
+
+    paths, disk = settings.path, settings.disk
+    add("host", settings.sources.host, (paths, disk), lambda _: HostSource(paths, disk), False)
+    if settings.database_url is not None:
+        secret = settings.database_url
+        url = parse_url(secret.get_secret_value())
+        add("database", settings.sources.database, secret, lambda t: DatabaseSource(open_reader(url, t)), True)
+
+        def add_table(own: SourceSettings, table: Table, *basis: Hashable) -> None:
+            add(
+                table.name,
+                own,
+                (secret, settings.windows, settings.database_timezone, *basis),
+                lambda t: TableSource(table, open_reader(url, t), settings.windows, settings.database_timezone),
+                True,
+            )
+
+        waiting, overdue, zone = settings.orders_waiting_after, settings.dispatches_overdue_after, settings.timezone
+        add_table(settings.sources.orders, orders(waiting), waiting)
+        add_table(settings.sources.dispatches, dispatches(overdue, zone), overdue, zone)
+        add_table(settings.sources.vehicles, VEHICLES)
+    return tuple(result)
