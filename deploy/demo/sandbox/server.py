@@ -137,7 +137,7 @@ def _listen(address: Address) -> socket.socket:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise OSError(error.errno, f"cannot listen on {address[0]}:{address[1]}: {reason}") from error
-    # asyncio sets it only where the socket says IPPROTO_TCP (base_events._set_nodelay); without it a request takes 40 ms.
+    # asyncio sets it only where a socket says IPPROTO_TCP (base_events._set_nodelay); without it an answer takes 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
@@ -148,5 +148,8 @@ def _tls(options: Options) -> ssl.SSLContext | None:
             raise ValueError("--smtps needs --smtp-cert and --smtp-key")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(options.certificate, options.key)
+    try:
+        context.load_cert_chain(options.certificate, options.key)
+    except OSError as error:  # ssl.SSLError is one too
+        raise OSError(error.errno, f"cannot use the certificate {options.certificate}: {error.strerror}") from error
     return context
