@@ -1,0 +1,66 @@
+"""`coldchain-receiver`: puts the receiver together and serves it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib.metadata import version
+
+from receiver import settings
+from receiver.app import create_app
+from receiver.service import Receiver
+from receiver.settings import ReceiverSettings
+from serving import command, logs
+from serving.reload import Reload
+from serving.settings import ConfigError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code: 0 after a clean end, 1 where the settings are wrong or it cannot listen."""
+    options = _options(arguments)
+    logs.configure(options.log_level, options.log_format)
+    try:
+        found = settings.load(environ=os.environ, config_file=options.config_file)
+    except ConfigError as error:
+        command.report(error)
+        return 1
+    if options.command == "check-config":
+        return _check(options, found)
+    return _serve(options, found)
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = command.parser(
+        "coldchain-receiver",
+        "Takes Alertmanager's notifications and delivers them by email, Slack and SMS. "
+        "Settings: flag, environment, .env, file, default.",
+        version("coldchain-monitor"),
+        default_address="127.0.0.1:19111",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("check-config", help="check the settings and exit: 1 with the line at fault if one is wrong")
+    return parser.parse_args(arguments)
+
+
+def _check(options: argparse.Namespace, found: ReceiverSettings) -> int:
+    for name, missing in found.missing.items():
+        print(f"{name}: {'off, not set: ' + ', '.join(missing) if missing else 'on'}")
+    print(f"{options.config_file or 'settings'}: fine")
+    return 0
+
+
+def _serve(options: argparse.Namespace, found: ReceiverSettings) -> int:
+    def step() -> None:
+        receiver.reload(settings.load(environ=os.environ, config_file=options.config_file))
+
+    reload = Reload(step)
+    receiver = Receiver(found, version("coldchain-monitor"), reloaded=lambda: reload.successful)
+    app = create_app(receiver, reload=reload)
+    return command.run(
+        app, options, reload=reload, token=lambda: receiver.settings.token, refused=receiver.metrics.refused
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

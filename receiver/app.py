@@ -1,0 +1,283 @@
+"""The receiver's doors: the webhook, the page for people, metrics, history."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import datetime, tzinfo
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from receiver.alertmanager import InvalidPayloadError
+from receiver.notification import SEVERITIES, Alert
+from receiver.outbox import DeliveryRecord, Filter, NotificationRecord
+from receiver.service import CHANNELS, Receiver
+from receiver.store import StoreUnavailableError
+from serving.reload import Reload
+from serving.routes import state_routes
+
+__all__ = ["create_app", "masked"]
+
+_STATES = ("pending", "held", "retrying", "delivered", "partial", "uncertain", "merged", "suppressed", "failed")
+_MOST_LISTED = 500
+_LISTED_ON_PAGE = 30
+_LONGEST_DETAIL = 300
+# Of all bodies that are being read or worked on: what a 16 MiB one becomes in Python is some ten times its size.
+_MOST_BYTES_AT_ONCE = 64 * 2**20
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+def create_app(receiver: Receiver, *, reload: Reload) -> Starlette:
+    """The application; its lifespan starts and stops the receiver."""
+    doors = _Doors(receiver, reload)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await run_in_threadpool(receiver.start)
+        yield
+        await run_in_threadpool(receiver.stop)
+
+    return Starlette(
+        routes=[
+            Route("/webhook", doors.webhook, methods=["POST"]),
+            Route("/metrics", doors.metrics),
+            Route("/", doors.page),
+            *state_routes(ready=receiver.ready, reload=reload),
+            Route("/api/v1/notifications", doors.notifications),
+            Route("/api/v1/notifications/{id:int}", doors.notification),
+            Route("/api/v1/deliveries/{id:int}/retry", doors.retry, methods=["POST"]),
+            Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
+        ],
+        exception_handlers={HTTPException: _refuse, StoreUnavailableError: _unavailable},
+        lifespan=lifespan,
+    )
+
+
+class _Doors:
+    """The handlers. Those that wait for the store or a disk are plain functions, which Starlette runs in threads."""
+
+    def __init__(self, receiver: Receiver, reload: Reload) -> None:
+        self._receiver = receiver
+        self._reload = reload
+        self._bytes_at_once = 0
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("receiver"), autoescape=True, undefined=jinja2.StrictUndefined
+        )
+        environment.filters["masked"] = masked
+        self._page = environment.get_template("index.html")
+
+    async def webhook(self, request: Request) -> Response:
+        """Alertmanager's: answered only after the commit."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            self._receiver.metrics.posted("invalid")
+            raise HTTPException(415, "Content-Type: must be application/json")
+        size = 0
+        try:
+            chunks = []
+            async for chunk in request.stream():
+                size += len(chunk)
+                self._bytes_at_once += len(chunk)
+                if size > self._receiver.settings.max_body_bytes:
+                    self._receiver.metrics.posted("invalid")
+                    raise HTTPException(413, f"the body is over {self._receiver.settings.max_body_bytes} bytes")
+                if self._bytes_at_once > max(_MOST_BYTES_AT_ONCE, self._receiver.settings.max_body_bytes):
+                    self._receiver.metrics.posted("unavailable")
+                    raise HTTPException(503, "too much is being taken in at once: try again")
+                chunks.append(chunk)
+            accepted = await run_in_threadpool(self._receiver.accept, b"".join(chunks))
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+        except InvalidPayloadError as error:
+            raise HTTPException(400, str(error)[:_LONGEST_DETAIL]) from None
+        finally:
+            self._bytes_at_once -= size
+        return JSONResponse(
+            {
+                "notification": accepted.notification_id,
+                "deliveries": accepted.deliveries,
+                "duplicate": accepted.duplicate,
+            }
+        )
+
+    def metrics(self, request: Request) -> Response:
+        body, headers = self._receiver.metrics.scrape(
+            request.headers.get("accept", ""), request.headers.get("accept-encoding", "")
+        )
+        return Response(body, headers=headers)
+
+    def page(self, _request: Request) -> Response:
+        settings = self._receiver.settings
+        try:
+            latest = self._receiver.outbox.history(Filter(limit=_LISTED_ON_PAGE))
+            waiting = self._receiver.outbox.waiting()
+            heartbeat = self._receiver.outbox.heartbeat()
+            trouble = None
+        except StoreUnavailableError as error:
+            latest, waiting, heartbeat, trouble = [], [], None, str(error)
+        counts = {(row.channel, row.state): row.count for row in waiting}
+        text = self._page.render(
+            version=version("coldchain-monitor"),
+            trouble=trouble,
+            reload_successful=self._reload.successful,
+            channels=[
+                {
+                    "name": name,
+                    "missing": settings.missing[name],
+                    "up": self._receiver.metrics.channel_up(name),
+                    "waiting": sum(counts.get((name, state), 0) for state in ("pending", "held", "retrying")),
+                    "failed": counts.get((name, "failed"), 0),
+                }
+                for name in CHANNELS
+            ],
+            heartbeat=heartbeat.astimezone(settings.zone) if heartbeat is not None else None,
+            notifications=[record for record in latest if record.deliveries],
+            zone=settings.zone,
+        )
+        return HTMLResponse(text, headers=_HEADERS)
+
+    def notifications(self, request: Request) -> Response:
+        wanted = _filter(request)
+        zone = self._receiver.settings.zone
+        found = self._receiver.outbox.history(wanted)
+        more = found[-1].id if len(found) == wanted.limit else None
+        return JSONResponse({"notifications": [_document(record, zone) for record in found], "before": more})
+
+    def notification(self, request: Request) -> Response:
+        zone = self._receiver.settings.zone
+        record = self._receiver.outbox.notification(request.path_params["id"])
+        if record is None or record.notification is None:
+            raise HTTPException(404, "there is no such notification")
+        alerts = [_alert(alert, zone) for alert in record.notification.alerts]
+        return JSONResponse({**_document(record, zone), "alerts": alerts})
+
+    def retry(self, request: Request) -> Response:
+        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise HTTPException(403, "another site's page asked for this")
+        delivery_id = request.path_params["id"]
+        done = self._receiver.retry(delivery_id)
+        if done is None:
+            raise HTTPException(404, "there is no such delivery")
+        if not done:
+            raise HTTPException(409, "only a delivery that is failed, partial, uncertain or suppressed is tried again")
+        return JSONResponse({"delivery": delivery_id, "state": "pending"})
+
+
+def masked(address: str) -> str:
+    """Enough of an address to know it by, not enough to use it."""
+    if "@" in address:
+        name, _, domain = address.partition("@")
+        return f"{name[:2]}***@{domain}"
+    if address.isdigit() and len(address) >= 8:
+        return f"{address[:3]}****{address[-4:]}"
+    return address
+
+
+def _filter(request: Request) -> Filter:
+    asked = request.query_params
+    status = _one_of(asked.get("status"), "status", ("firing", "resolved", *_STATES))
+    return Filter(
+        firing=status == "firing" if status in ("firing", "resolved") else None,
+        state=status if status in _STATES else None,
+        severity=_one_of(asked.get("severity"), "severity", SEVERITIES),
+        channel=_one_of(asked.get("channel"), "channel", CHANNELS),
+        before=_number(asked.get("before"), "before", 2**62),
+        limit=_number(asked.get("limit"), "limit", _MOST_LISTED) or 50,
+    )
+
+
+def _one_of(value: str | None, name: str, allowed: tuple[str, ...]) -> str | None:
+    if value and value not in allowed:
+        raise HTTPException(422, f"{name}: must be one of {', '.join(allowed)}")
+    return value or None
+
+
+def _number(value: str | None, name: str, most: int) -> int | None:
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) < 20 and 1 <= int(value) <= most):
+        raise HTTPException(422, f"{name}: must be a number from 1 to {most}")
+    return int(value)
+
+
+def _document(record: NotificationRecord, zone: tzinfo) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "received_at": _local(record.received_at, zone),
+        "source": record.source,
+        "group_key": record.group_key,
+        "title": record.title,
+        "status": "firing" if record.firing else "resolved",
+        "severity": record.severity,
+        "alert_count": record.alert_count,
+        "duplicates": record.duplicates,
+        "deliveries": [_delivery(delivery, zone) for delivery in record.deliveries],
+    }
+
+
+def _delivery(record: DeliveryRecord, zone: tzinfo) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "channel": record.channel,
+        "audience": record.audience,
+        "severity": record.severity,
+        "status": "firing" if record.firing else "resolved",
+        "state": record.state,
+        "attempts": record.attempts,
+        "created_at": _local(record.created_at, zone),
+        "next_attempt_at": _local(record.next_attempt_at, zone),
+        "settled_at": _local(record.settled_at, zone),
+        "error": record.error,
+        "recipients": [
+            {
+                "address": recipient.address,
+                "state": recipient.state,
+                "error": recipient.error,
+                "settled_at": _local(recipient.settled_at, zone),
+            }
+            for recipient in record.recipients
+        ],
+    }
+
+
+def _alert(alert: Alert, zone: tzinfo) -> dict[str, Any]:
+    return {
+        "fingerprint": alert.fingerprint,
+        "status": "firing" if alert.firing else "resolved",
+        "severity": alert.severity,
+        "starts_at": _local(alert.starts_at, zone),
+        "ends_at": _local(alert.ends_at, zone),
+        "labels": dict(alert.labels),
+        "annotations": dict(alert.annotations),
+        "generator_url": alert.generator_url,
+    }
+
+
+def _local(time: datetime | None, zone: tzinfo) -> str | None:
+    return time.astimezone(zone).isoformat() if time is not None else None
+
+
+def _refuse(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return JSONResponse({"detail": error.detail}, error.status_code, headers=error.headers)
+
+
+def _unavailable(_request: Request, _error: Exception) -> Response:
+    return JSONResponse({"detail": "the store is unavailable: try again"}, 503)

@@ -1,0 +1,306 @@
+"""Claim, send, finish: each channel's own workers at its own pace, and the decision when to try again."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from receiver.channels import Channel, DeliveryError, Message, Outcome
+from receiver.outbox import Claim, Outbox, Settlement
+from receiver.store import StoreUnavailableError
+
+__all__ = ["Carrier", "Observer", "RetryPolicy", "Workers", "next_attempt", "settle"]
+
+log = structlog.get_logger(__name__)
+
+_POLL_SECONDS = 2.0  # how soon a delivery is found that another process has stored
+_STORE_PAUSE_SECONDS = 1.0
+_RENEW_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Pauses that grow from `first` by doubling up to `longest`, each by up to `jitter` shorter or longer."""
+
+    first: timedelta = timedelta(seconds=5)
+    longest: timedelta = timedelta(minutes=10)
+    jitter: float = 0.2
+
+
+def next_attempt(
+    attempts: int, error: DeliveryError, now: datetime, *, give_up_at: datetime, policy: RetryPolicy, chance: float
+) -> datetime | None:
+    """When to try again after `attempts` failed ones, or None: never. `chance` is a random number from 0 to 1.
+
+    A peer's Retry-After is kept to the letter. The last attempt falls on `give_up_at` itself.
+    """
+    if error.permanent or now >= give_up_at:
+        return None
+    if error.retry_after is not None:
+        asked = now + error.retry_after
+        return asked if asked <= give_up_at else None
+    # 2^30 seconds are 34 years: the exponent is bounded before it becomes a number that timedelta cannot hold
+    pause: timedelta = min(policy.longest, policy.first * 2 ** min(attempts - 1, 30))
+    return min(now + pause * (1 + policy.jitter * (2 * chance - 1)), give_up_at)
+
+
+def settle(
+    claim: Claim, outcome: Outcome | DeliveryError, now: datetime, *, policy: RetryPolicy, chance: float
+) -> Settlement:
+    """What an attempt's outcome makes of the delivery and of each of its recipients."""
+    states = {recipient.position: recipient.state for recipient in claim.recipients}
+    changed: dict[int, tuple[str, str | None]] = {}
+    failed: list[tuple[int, DeliveryError]] = []
+    errors: list[DeliveryError] = []
+    for recipient in claim.recipients:
+        if recipient.state != "waiting":
+            continue
+        error = outcome if isinstance(outcome, DeliveryError) else outcome[recipient.address]
+        if error is None:
+            changed[recipient.position] = ("delivered", None)
+            continue
+        errors.append(error)
+        if error.permanent:
+            changed[recipient.position] = ("refused", str(error))
+        else:
+            failed.append((recipient.position, error))
+    unanswered = claim.unanswered_since
+    if unanswered is None and any(error.uncertain for error in errors):
+        unanswered = claim.claimed_at
+    again = _earliest(
+        next_attempt(claim.attempts + 1, error, now, give_up_at=claim.give_up_at, policy=policy, chance=chance)
+        for _, error in failed
+    )
+    for position, error in failed:
+        given_up = "refused" if unanswered is None else "uncertain"
+        changed[position] = ("waiting" if again is not None else given_up, str(error))
+    states |= {position: state for position, (state, _) in changed.items()}
+    return Settlement(
+        state=_state(set(states.values())),
+        recipients=changed,
+        next_attempt_at=again,
+        error=_words(errors),
+        unanswered_since=unanswered if again is not None else None,
+    )
+
+
+def _earliest(times: Iterator[datetime | None]) -> datetime | None:
+    return min((time for time in times if time is not None), default=None)
+
+
+def _state(states: set[str]) -> str:
+    if "waiting" in states:
+        return "retrying"
+    if states == {"delivered"}:
+        return "delivered"
+    if "delivered" in states:
+        return "partial"
+    return "uncertain" if "uncertain" in states else "failed"
+
+
+def _words(errors: list[DeliveryError]) -> str | None:
+    return "; ".join(dict.fromkeys(str(error) for error in errors)) or None
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A channel in force: how a worker's own instance is made, how a claim becomes its message, and its pace."""
+
+    open: Callable[[], Channel]
+    render: Callable[[Claim], Message]
+    workers: int = 1
+    pause: timedelta = timedelta(0)
+    """Between two messages to the same recipient."""
+
+
+class Observer:
+    """What the workers tell of themselves; the metrics override it."""
+
+    def attempted(self, claim: Claim, settlement: Settlement, outcome: Outcome | DeliveryError, now: datetime) -> None:
+        """An attempt was made and noted."""
+
+
+class Workers:
+    """The threads that deliver. `start` and `stop` are called once each."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        carriers: Mapping[str, Carrier],
+        policy: RetryPolicy,
+        observer: Observer,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._outbox = outbox
+        self._carriers = dict(carriers)
+        self._policy = policy
+        self._observer = observer
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._wake = {name: threading.Event() for name in carriers}
+        self._paces = {name: _Pace(carrier.pause) for name, carrier in carriers.items()}
+        self._sending: dict[int, Claim] = {}
+        self._threads = [
+            threading.Thread(target=self._work, args=(name,), name=f"{name}-{number}", daemon=True)
+            for name, carrier in carriers.items()
+            for number in range(carrier.workers)
+        ]
+        self._threads.append(threading.Thread(target=self._renew, name="lease", daemon=True))
+
+    def start(self) -> None:
+        """Starts every channel's workers."""
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Says that there is something new, so that nobody waits for the next look."""
+        for event in self._wake.values():
+            event.set()
+
+    def retire(self) -> None:
+        """Takes on nothing more; what is being sent is finished without anyone waiting for it."""
+        self._stopping.set()
+        self.wake()
+
+    def stop(self, *, within: timedelta) -> None:
+        """Takes on nothing more, waits for what is being sent, and gives back what is not done in time."""
+        deadline = time.monotonic() + within.total_seconds()
+        self.retire()
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        left = list(self._sending.values())
+        if left:
+            log.warning("stopped while sending: to be sent again", deliveries=[claim.id for claim in left])
+            try:
+                self._outbox.release(left, now=self._clock(), begun=True)
+            except StoreUnavailableError as error:
+                log.warning("deliveries not given back, their lease will end", error=str(error))
+
+    def _work(self, name: str) -> None:
+        carrier = self._carriers[name]
+        channel = carrier.open()
+        while not self._stopping.is_set():
+            try:
+                claim = self._claim(name)
+                if claim is None:
+                    self._wait(name)
+                    continue
+                with self._noted(claim):
+                    self._deliver(claim, carrier, channel)
+            except StoreUnavailableError as error:
+                log.warning("store unavailable", channel=name, error=str(error))
+                self._stopping.wait(_STORE_PAUSE_SECONDS)
+        channel.close()
+
+    def _claim(self, name: str) -> Claim | None:
+        pace = self._paces[name]
+        with pace.lock:
+            now = self._clock()
+            claims = self._outbox.claim(name, now=now, limit=1, busy_lanes=pace.busy(now))
+            for claim in claims:
+                pace.used(claim.lane, now)
+        return claims[0] if claims else None
+
+    def _deliver(self, claim: Claim, carrier: Carrier, channel: Channel) -> None:
+        outcome = _attempt(claim, carrier, channel)
+        now = self._clock()
+        if isinstance(outcome, DeliveryError) and outcome.retry_after is not None:
+            self._paces[claim.channel].pause(claim.lane, now + outcome.retry_after)
+        settlement = settle(claim, outcome, now, policy=self._policy, chance=random.random())  # noqa: S311 - no secret
+        while True:
+            try:
+                self._outbox.finish(claim, settlement, now=now)
+                break
+            except StoreUnavailableError as error:
+                # What was sent must be noted, or it is sent again: so this worker does nothing else.
+                log.warning("outcome not noted yet", delivery=claim.id, error=str(error))
+                if self._stopping.wait(_STORE_PAUSE_SECONDS):
+                    raise
+        self._wake[claim.channel].set()  # the group's next message may go now
+        self._observer.attempted(claim, settlement, outcome, now)
+        _tell(claim, settlement)
+
+    def _wait(self, name: str) -> None:
+        now = self._clock()
+        due = self._outbox.next_due(name)
+        ready = self._paces[name].next_ready(now)
+        seconds = _POLL_SECONDS
+        if ready is not None:
+            seconds = min(seconds, (ready - now).total_seconds())
+        if due is not None and (due > now or ready is None):
+            seconds = min(seconds, (due - now).total_seconds())
+        self._wake[name].wait(max(seconds, 0.01))
+        self._wake[name].clear()
+
+    @contextmanager
+    def _noted(self, claim: Claim) -> Iterator[None]:
+        self._sending[claim.id] = claim
+        try:
+            yield
+        finally:
+            del self._sending[claim.id]
+
+    def _renew(self) -> None:
+        while not self._stopping.wait(_RENEW_SECONDS):
+            try:
+                self._outbox.renew(now=self._clock())
+            except StoreUnavailableError as error:
+                log.warning("leases not renewed", error=str(error))
+
+
+class _Pace:
+    """Which lanes of a channel must rest, and until when."""
+
+    def __init__(self, pause: timedelta) -> None:
+        self.lock = threading.Lock()
+        self._pause = pause
+        self._ready: dict[str, datetime] = {}
+
+    def used(self, lane: str, now: datetime) -> None:
+        if self._pause:
+            self._ready[lane] = now + self._pause
+
+    def pause(self, lane: str, until: datetime) -> None:
+        with self.lock:
+            self._ready[lane] = until
+
+    def busy(self, now: datetime) -> list[str]:
+        return [lane for lane, ready in self._ready.items() if ready > now]
+
+    def next_ready(self, now: datetime) -> datetime | None:
+        with self.lock:
+            return min((ready for ready in self._ready.values() if ready > now), default=None)
+
+
+def _attempt(claim: Claim, carrier: Carrier, channel: Channel) -> Outcome | DeliveryError:
+    waiting = [recipient.address for recipient in claim.recipients if recipient.state == "waiting"]
+    try:
+        return channel.send(carrier.render(claim), waiting, unanswered_since=claim.unanswered_since)
+    except DeliveryError as error:
+        return error
+    except Exception as error:  # the loop that must not die: a fault of ours delays one delivery, and is told
+        log.exception("fault while delivering", delivery=claim.id, channel=claim.channel)
+        return DeliveryError(f"fault in the receiver: {type(error).__name__}")
+
+
+def _tell(claim: Claim, settlement: Settlement) -> None:
+    about = {
+        "delivery": claim.id,
+        "notification": claim.notification_id,
+        "channel": claim.channel,
+        "attempt": claim.attempts + 1,
+    }
+    if settlement.state == "delivered":
+        log.info("delivered", **about)
+    elif settlement.state == "retrying":
+        log.warning("to be tried again", **about, at=str(settlement.next_attempt_at), error=settlement.error)
+    else:
+        log.error("not delivered", **about, state=settlement.state, error=settlement.error)

@@ -1,0 +1,9 @@
+# ruff: noqa: INP001 - alembic runs it by its path
+"""Runs the migrations on the connection that the store hands over, inside its transaction."""
+
+from alembic import context
+
+from receiver.tables import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+context.run_migrations()

@@ -1,0 +1,743 @@
+"""What was accepted and what became of it: add, claim, finish, history. Every change is one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from receiver import alertmanager
+from receiver.notification import HEARTBEAT, SEVERITIES, Alert, Notification, Severity
+from receiver.routing import Earlier, Identity, PlannedDelivery, Receipt, identity
+from receiver.store import Store
+from receiver.tables import OPEN_STATES, alerts, deliveries, heartbeats, notifications, recipients, seen
+
+__all__ = [
+    "Accepted",
+    "Claim",
+    "DeliveryRecord",
+    "Filter",
+    "NotificationRecord",
+    "Outbox",
+    "Recipient",
+    "RecipientRecord",
+    "Settlement",
+    "Waiting",
+]
+
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+
+REMINDER = "repeat interval elapsed"
+"""`notification_reason` of a reminder (Alertmanager's notify.ReasonRepeatIntervalElapsed)."""
+
+_LOST = ("failed", "suppressed")  # states in which nobody got the message
+_AT_ONCE = 500  # rows asked for or deleted in one statement
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What became of a notification at the door."""
+
+    notification_id: int
+    deliveries: int
+    duplicate: bool
+
+
+@dataclass(frozen=True)
+class Recipient:
+    """One address of a delivery and how it stands: waiting, delivered, refused, uncertain."""
+
+    position: int
+    address: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A delivery that this process has taken on, for as long as its lease lasts."""
+
+    id: int
+    notification_id: int
+    channel: str
+    lane: str
+    audience: str
+    locale: str
+    thread: str
+    """The group that it tells of."""
+    severity: Severity
+    attempts: int
+    """How many came before this one."""
+    created_at: datetime
+    claimed_at: datetime
+    give_up_at: datetime
+    unanswered_since: datetime | None
+    """The first attempt of which nobody knows whether the peer took the message."""
+    recipients: tuple[Recipient, ...]
+    notification: Notification
+    """With only those alerts that this delivery tells."""
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What an attempt came to."""
+
+    state: str
+    recipients: Mapping[int, tuple[str, str | None]]
+    """Position → state and error, for those that changed."""
+    next_attempt_at: datetime | None = None
+    error: str | None = None
+    unanswered_since: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How many deliveries of a channel are in a state, and since when the oldest of them waits."""
+
+    channel: str
+    state: str
+    count: int
+    oldest: datetime
+
+
+@dataclass(frozen=True)
+class RecipientRecord:
+    address: str
+    state: str
+    error: str | None
+    settled_at: datetime | None
+
+
+@dataclass(frozen=True)
+class DeliveryRecord:
+    """A delivery as the history shows it."""
+
+    id: int
+    channel: str
+    audience: str
+    severity: Severity
+    firing: bool
+    state: str
+    attempts: int
+    created_at: datetime
+    next_attempt_at: datetime | None
+    settled_at: datetime | None
+    error: str | None
+    recipients: tuple[RecipientRecord, ...]
+
+
+@dataclass(frozen=True)
+class NotificationRecord:
+    """A notification as the history shows it; its alerts only where one was asked for."""
+
+    id: int
+    received_at: datetime
+    source: str
+    group_key: str
+    severity: Severity
+    firing: bool
+    alert_count: int
+    duplicates: int
+    title: str
+    deliveries: tuple[DeliveryRecord, ...]
+    notification: Notification | None = None
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which notifications to list; None: any."""
+
+    firing: bool | None = None
+    state: str | None = None
+    severity: str | None = None
+    channel: str | None = None
+    before: int | None = None
+    limit: int = 50
+
+
+class Outbox:
+    """Shared by all threads. Every method raises StoreUnavailableError where the database cannot do it now."""
+
+    def __init__(self, store: Store, owner: str, *, lease: timedelta = timedelta(seconds=30)) -> None:
+        """`owner` names this process and no other; another takes its deliveries up when `lease` was not renewed."""
+        self._store = store
+        self._owner = owner
+        self.lease = lease
+
+    # Accepting
+
+    def add(
+        self,
+        notification: Notification,
+        plan: Callable[[Earlier], Sequence[PlannedDelivery]],
+        *,
+        now: datetime,
+        dedup_window: timedelta,
+        give_up_after: timedelta,
+        source: str = "alertmanager",
+    ) -> Accepted:
+        """Stores the notification with its deliveries, or finds that it is a duplicate."""
+        key = dedup_key(notification)
+        payload = alertmanager.dump(notification)
+
+        def work(connection: Connection) -> Accepted:
+            if any(alert.is_heartbeat and alert.firing for alert in notification.alerts):
+                _note_heartbeat(connection, now)
+            known = _take_key(connection, key, now, now - dedup_window, reminder=notification.reason == REMINDER)
+            if known is not None:
+                connection.execute(
+                    update(notifications)
+                    .where(notifications.c.id == known)
+                    .values(duplicates=notifications.c.duplicates + 1)
+                )
+                return Accepted(known, 0, duplicate=True)
+            planned = plan(_who_got(connection, [alert for alert in notification.alerts if not alert.firing]))
+            notification_id = _insert_notification(connection, notification, payload, source, now)
+            connection.execute(update(seen).where(seen.c.key == key).values(notification_id=notification_id))
+            for delivery in planned:
+                _insert_delivery(connection, notification, notification_id, delivery, now, now + give_up_after)
+            return Accepted(notification_id, len(planned), duplicate=False)
+
+        return self._store.write(work)
+
+    def heartbeat(self) -> datetime | None:
+        """When the heartbeat was last heard, by whichever process."""
+        return self._store.read(
+            lambda connection: connection.execute(
+                select(heartbeats.c.seen_at).where(heartbeats.c.name == HEARTBEAT)
+            ).scalar()
+        )
+
+    # Delivering
+
+    def claim(self, channel: str, *, now: datetime, limit: int, busy_lanes: Iterable[str] = ()) -> list[Claim]:
+        """Takes on up to `limit` deliveries that are due, the most urgent and then the oldest first.
+
+        Messages of one group to the same recipients keep their order: the end of an alert never arrives before it.
+        """
+        due = select(deliveries.c.id).where(
+            deliveries.c.channel == channel,
+            deliveries.c.state.in_(("pending", "retrying")),
+            deliveries.c.next_attempt_at <= now,
+            or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until <= now),
+            deliveries.c.lane.not_in(list(busy_lanes)),
+            ~_comes_after_another(),
+        )
+        # Looking costs less than writing, and most looks find nothing.
+        if self._store.read(lambda connection: connection.execute(due.limit(1)).first()) is None:
+            return []
+        chosen = (
+            due.order_by(deliveries.c.urgency.desc(), deliveries.c.next_attempt_at, deliveries.c.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .cte("chosen")
+        )
+        # A lease that somebody left behind: nobody knows how far that attempt came.
+        unanswered = case(
+            (
+                deliveries.c.lease_owner.is_not(None),
+                func.coalesce(deliveries.c.unanswered_since, deliveries.c.claimed_at),
+            ),
+            else_=deliveries.c.unanswered_since,
+        )
+        statement = (
+            update(deliveries)
+            .where(deliveries.c.id.in_(select(chosen.c.id)))
+            .values(lease_owner=self._owner, lease_until=now + self.lease, claimed_at=now, unanswered_since=unanswered)
+            .returning(*deliveries.c)
+        )
+
+        return _claims(*self._store.write(lambda connection: _take(connection, statement)))
+
+    def next_due(self, channel: str) -> datetime | None:
+        """When the channel's next delivery is due or its lease ends; None where nothing waits."""
+        statement = select(
+            func.min(
+                case(
+                    (deliveries.c.lease_until > deliveries.c.next_attempt_at, deliveries.c.lease_until),
+                    else_=deliveries.c.next_attempt_at,
+                ),
+                type_=deliveries.c.next_attempt_at.type,
+            )
+        ).where(
+            deliveries.c.channel == channel,
+            deliveries.c.state.in_(("pending", "retrying")),
+            ~_comes_after_another(),
+        )
+        return self._store.read(lambda connection: connection.execute(statement).scalar())
+
+    def renew(self, *, now: datetime) -> None:
+        """Extends the lease on everything this process holds."""
+        statement = update(deliveries).where(_held_by(self._owner)).values(lease_until=now + self.lease)
+        if self._store.read(
+            lambda connection: connection.execute(select(exists().where(_held_by(self._owner)))).scalar()
+        ):
+            self._store.write(lambda connection: connection.execute(statement))
+
+    def finish(self, claim: Claim, settlement: Settlement, *, now: datetime) -> None:
+        """Notes an attempt's outcome; where the lease was lost meanwhile, only what became of the recipients."""
+        is_open = settlement.state in OPEN_STATES
+
+        def work(connection: Connection) -> None:
+            for position, (state, error) in settlement.recipients.items():
+                connection.execute(
+                    update(recipients)
+                    .where(recipients.c.delivery_id == claim.id, recipients.c.position == position)
+                    .values(state=state, error=error, settled_at=None if state == "waiting" else now)
+                )
+            connection.execute(
+                update(deliveries)
+                .where(
+                    deliveries.c.id == claim.id,
+                    deliveries.c.lease_owner == self._owner,
+                    deliveries.c.claimed_at == claim.claimed_at,
+                )
+                .values(
+                    state=settlement.state,
+                    attempts=claim.attempts + 1,
+                    next_attempt_at=settlement.next_attempt_at or now,
+                    unanswered_since=settlement.unanswered_since,
+                    error=settlement.error,
+                    settled_at=None if is_open else now,
+                    lease_owner=None,
+                    lease_until=None,
+                )
+            )
+
+        self._store.write(work)
+
+    def release(self, claims: Sequence[Claim], *, now: datetime, begun: bool) -> None:
+        """Gives deliveries back at once; one that was `begun` may have got through, and its next attempt knows it."""
+        ids = [claim.id for claim in claims]
+        given = {"lease_until": now} if begun else {"lease_until": None, "lease_owner": None}
+        self._store.write(
+            lambda connection: connection.execute(
+                update(deliveries).where(deliveries.c.id.in_(ids), _held_by(self._owner)).values(**given)
+            )
+        )
+
+    def retry(self, delivery_id: int, *, now: datetime, give_up_after: timedelta) -> bool | None:
+        """Puts a delivery that did not reach everyone in line again; False: nothing to retry, None: unknown."""
+
+        def work(connection: Connection) -> bool | None:
+            state = connection.execute(select(deliveries.c.state).where(deliveries.c.id == delivery_id)).scalar()
+            if state is None:
+                return None
+            if state not in ("failed", "partial", "uncertain", "suppressed"):
+                return False
+            connection.execute(
+                update(recipients)
+                .where(recipients.c.delivery_id == delivery_id, recipients.c.state != "delivered")
+                .values(state="waiting", error=None, settled_at=None)
+            )
+            changed = connection.execute(
+                update(deliveries)
+                .where(deliveries.c.id == delivery_id, deliveries.c.state == state)
+                .values(
+                    state="pending",
+                    attempts=0,
+                    next_attempt_at=now,
+                    give_up_at=now + give_up_after,
+                    settled_at=None,
+                    error=None,
+                )
+            )
+            return changed.rowcount == 1
+
+        return self._store.write(work)
+
+    # Looking
+
+    def waiting(self) -> list[Waiting]:
+        """Counts of what is open or has failed, by channel and state."""
+        statement = (
+            select(
+                deliveries.c.channel,
+                deliveries.c.state,
+                func.count(),
+                func.min(deliveries.c.created_at, type_=deliveries.c.created_at.type),
+            )
+            .where(deliveries.c.state.in_((*OPEN_STATES, "failed")))
+            .group_by(deliveries.c.channel, deliveries.c.state)
+        )
+        rows = self._store.read(lambda connection: connection.execute(statement).all())
+        return [Waiting(channel, state, count, oldest) for channel, state, count, oldest in rows]
+
+    def history(self, wanted: Filter) -> list[NotificationRecord]:
+        """The newest first."""
+        conditions: list[ColumnElement[bool]] = []
+        if wanted.firing is not None:
+            conditions.append(notifications.c.firing == wanted.firing)
+        if wanted.severity is not None:
+            conditions.append(notifications.c.severity == wanted.severity)
+        if wanted.before is not None:
+            conditions.append(notifications.c.id < wanted.before)
+        of_delivery = [deliveries.c.notification_id == notifications.c.id]
+        if wanted.state is not None:
+            of_delivery.append(deliveries.c.state == wanted.state)
+        if wanted.channel is not None:
+            of_delivery.append(deliveries.c.channel == wanted.channel)
+        if len(of_delivery) > 1:
+            conditions.append(exists().where(*of_delivery))
+        shown = [column for column in notifications.c if column is not notifications.c.payload]
+        statement = select(*shown).where(*conditions).order_by(notifications.c.id.desc()).limit(wanted.limit)
+
+        def work(connection: Connection) -> list[NotificationRecord]:
+            rows = connection.execute(statement).all()
+            told = _delivery_records(connection, [row.id for row in rows])
+            return [_notification_record(row, told[row.id]) for row in rows]
+
+        return self._store.read(work)
+
+    def notification(self, notification_id: int) -> NotificationRecord | None:
+        """One with everything known of it."""
+
+        def work(connection: Connection) -> NotificationRecord | None:
+            row = connection.execute(select(notifications).where(notifications.c.id == notification_id)).first()
+            if row is None:
+                return None
+            told = _delivery_records(connection, [notification_id])
+            return replace(
+                _notification_record(row, told[notification_id]), notification=alertmanager.parse(row.payload.encode())
+            )
+
+        return self._store.read(work)
+
+    # Forgetting
+
+    def prune(self, *, before: datetime, seen_before: datetime) -> int:
+        """Deletes a few of the settled notifications received before a time; how many. Call again until it is 0."""
+        still_open = exists().where(
+            deliveries.c.notification_id == notifications.c.id, deliveries.c.state.in_(OPEN_STATES)
+        )
+        old = select(notifications.c.id).where(notifications.c.received_at < before, ~still_open).limit(_AT_ONCE)
+
+        def work(connection: Connection) -> int:
+            connection.execute(delete(seen).where(seen.c.seen_at < seen_before))
+            ids = connection.execute(old).scalars().all()
+            if ids:
+                connection.execute(delete(notifications).where(notifications.c.id.in_(ids)))
+            return len(ids)
+
+        return self._store.write(work)
+
+    def erase(self, address: str) -> int:
+        """Takes an address out of the history; how many deliveries named it. What still waits is not sent there."""
+
+        def work(connection: Connection) -> int:
+            found = connection.execute(select(recipients).where(recipients.c.address == address)).all()
+            for row in found:
+                connection.execute(
+                    update(recipients)
+                    .where(recipients.c.delivery_id == row.delivery_id, recipients.c.position == row.position)
+                    .values(address="(erased)", error=None, state="refused" if row.state == "waiting" else row.state)
+                )
+                connection.execute(update(deliveries).where(deliveries.c.id == row.delivery_id).values(error=None))
+            return len(found)
+
+        return self._store.write(work)
+
+
+def dedup_key(notification: Notification) -> str:
+    """Group key, number of truncated alerts and the set of transitions (fingerprint, start, status)."""
+    transitions = sorted(
+        {(alert.fingerprint, alert.starts_at.isoformat(), alert.firing) for alert in notification.alerts}
+    )
+    content = json.dumps([notification.group_key, notification.truncated, transitions])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _take_key(connection: Connection, key: str, now: datetime, expired: datetime, *, reminder: bool) -> int | None:
+    """Takes the key for a new notification, or gives the one that has it. One statement, so that one of two wins."""
+    new = _insert_into(connection, seen).values(key=key, seen_at=now)
+    taken = connection.execute(
+        new.on_conflict_do_update(
+            index_elements=[seen.c.key],
+            set_={"seen_at": now},
+            where=None if reminder else seen.c.seen_at <= expired,
+        ).returning(seen.c.key)
+    ).first()
+    if taken is not None:
+        return None
+    known: int = connection.execute(select(seen.c.notification_id).where(seen.c.key == key)).scalar_one()
+    return known
+
+
+def _note_heartbeat(connection: Connection, now: datetime) -> None:
+    new = _insert_into(connection, heartbeats).values(name=HEARTBEAT, seen_at=now)
+    connection.execute(
+        new.on_conflict_do_update(
+            index_elements=[heartbeats.c.name], set_={"seen_at": now}, where=heartbeats.c.seen_at < now
+        )
+    )
+
+
+def _insert_into(connection: Connection, table: Any) -> Any:
+    """The dialect's own INSERT, for ON CONFLICT."""
+    return (sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert)(table)
+
+
+def _who_got(connection: Connection, resolved: Sequence[Alert]) -> dict[Identity, list[Receipt]]:
+    """To whom these alerts were told while they fired. One that went to nobody is there with nobody."""
+    wanted = {identity(alert) for alert in resolved}
+    rows: list[AnyRow] = []
+    fingerprints = sorted({fingerprint for fingerprint, _ in wanted})
+    for start in range(0, len(fingerprints), _AT_ONCE):
+        rows += connection.execute(
+            select(
+                alerts.c.fingerprint,
+                alerts.c.starts_at,
+                alerts.c.position,
+                deliveries.c.id,
+                deliveries.c.positions,
+            )
+            .join(deliveries, deliveries.c.notification_id == alerts.c.notification_id)
+            .where(alerts.c.fingerprint.in_(fingerprints[start : start + _AT_ONCE]), alerts.c.firing)
+        ).all()
+    rows = [row for row in rows if (row.fingerprint, row.starts_at) in wanted]
+    positions = {row.id: _positions(row.positions) for row in rows}
+    receipts = _receipts(connection, sorted(positions))
+    found: dict[Identity, list[Receipt]] = {}
+    for row in rows:
+        told = positions[row.id]
+        if told is None or row.position in told:
+            known = found.setdefault((row.fingerprint, row.starts_at), [])
+            receipt = receipts.get(row.id)
+            if receipt is not None and receipt not in known:
+                known.append(receipt)
+    return found
+
+
+def _positions(text: str | None) -> frozenset[int] | None:
+    return None if text is None else frozenset(json.loads(text))
+
+
+def _receipts(connection: Connection, ids: Sequence[int]) -> dict[int, Receipt]:
+    """Of those deliveries that reached somebody or still may."""
+    addresses: defaultdict[int, list[str]] = defaultdict(list)
+    found: dict[int, Receipt] = {}
+    for start in range(0, len(ids), _AT_ONCE):
+        some = ids[start : start + _AT_ONCE]
+        for row in connection.execute(
+            select(recipients.c.delivery_id, recipients.c.address)
+            .where(recipients.c.delivery_id.in_(some), recipients.c.state != "refused")
+            .order_by(recipients.c.delivery_id, recipients.c.position)
+        ):
+            addresses[row.delivery_id].append(row.address)
+        for row in connection.execute(
+            select(deliveries).where(deliveries.c.id.in_(some), deliveries.c.state.not_in(_LOST))
+        ):
+            if addresses[row.id]:
+                found[row.id] = Receipt(row.channel, row.lane, row.audience, row.locale, tuple(addresses[row.id]))
+    return found
+
+
+def _insert_notification(
+    connection: Connection, notification: Notification, payload: str, source: str, now: datetime
+) -> int:
+    inserted = connection.execute(
+        insert(notifications).values(
+            received_at=now,
+            source=source,
+            group_key=notification.group_key,
+            title=_title(notification),
+            severity=notification.severity,
+            firing=notification.firing,
+            alert_count=len(notification.alerts) + notification.truncated,
+            payload=payload,
+        )
+    )
+    notification_id: int = inserted.inserted_primary_key[0]  # type: ignore[index] # None only for many rows at once
+    connection.execute(
+        insert(alerts),
+        [
+            {
+                "notification_id": notification_id,
+                "position": position,
+                "fingerprint": alert.fingerprint,
+                "starts_at": alert.starts_at,
+                "firing": alert.firing,
+            }
+            for position, alert in enumerate(notification.alerts)
+        ],
+    )
+    return notification_id
+
+
+def _title(notification: Notification) -> str:
+    """The first alert's, for lists; short enough for them."""
+    alert = notification.alerts[0]
+    return (alert.annotations.get("summary") or alert.name)[:200]
+
+
+def _insert_delivery(
+    connection: Connection,
+    notification: Notification,
+    notification_id: int,
+    delivery: PlannedDelivery,
+    now: datetime,
+    give_up_at: datetime,
+) -> None:
+    to = delivery.to
+    whole = len(delivery.positions) == len(notification.alerts)
+    inserted = connection.execute(
+        insert(deliveries).values(
+            notification_id=notification_id,
+            channel=to.channel,
+            lane=to.lane,
+            audience=to.audience,
+            locale=to.locale,
+            thread=hashlib.sha256(notification.group_key.encode()).hexdigest()[:32],
+            positions=None if whole else json.dumps(delivery.positions, separators=(",", ":")),
+            severity=delivery.severity,
+            urgency=SEVERITIES.index(delivery.severity),
+            firing=delivery.firing,
+            state="pending",
+            created_at=now,
+            next_attempt_at=now,
+            give_up_at=give_up_at,
+        )
+    )
+    delivery_id = inserted.inserted_primary_key[0]  # type: ignore[index] # None only for many rows at once
+    connection.execute(
+        insert(recipients),
+        [
+            {"delivery_id": delivery_id, "position": position, "address": address, "state": "waiting"}
+            for position, address in enumerate(to.recipients)
+        ],
+    )
+
+
+def _held_by(owner: str) -> ColumnElement[bool]:
+    return and_(deliveries.c.lease_owner == owner, deliveries.c.state.in_(OPEN_STATES))
+
+
+def _comes_after_another() -> ColumnElement[bool]:
+    """Whether an earlier message of the same group to the same recipients is still open."""
+    earlier = deliveries.alias("earlier")
+    return exists().where(
+        earlier.c.thread == deliveries.c.thread,
+        earlier.c.channel == deliveries.c.channel,
+        earlier.c.audience == deliveries.c.audience,
+        earlier.c.lane == deliveries.c.lane,
+        earlier.c.id < deliveries.c.id,
+        earlier.c.state.in_(OPEN_STATES),
+    )
+
+
+def _take(connection: Connection, statement: Any) -> tuple[Sequence[AnyRow], Sequence[AnyRow], Sequence[AnyRow]]:
+    """The deliveries that the statement claims, their recipients and their notifications' payloads."""
+    rows = connection.execute(statement).all()
+    told = connection.execute(
+        select(recipients)
+        .where(recipients.c.delivery_id.in_([row.id for row in rows]))
+        .order_by(recipients.c.delivery_id, recipients.c.position)
+    ).all()
+    payloads: Sequence[AnyRow] = connection.execute(
+        select(notifications.c.id, notifications.c.payload).where(
+            notifications.c.id.in_({row.notification_id for row in rows})
+        )
+    ).all()
+    return rows, told, payloads
+
+
+def _claims(rows: Sequence[AnyRow], told: Sequence[AnyRow], payloads: Sequence[AnyRow]) -> list[Claim]:
+    of_delivery: defaultdict[int, list[Recipient]] = defaultdict(list)
+    for row in told:
+        of_delivery[row.delivery_id].append(Recipient(row.position, row.address, row.state))
+    whole = {row.id: alertmanager.parse(row.payload.encode()) for row in payloads}
+    found = [
+        Claim(
+            id=row.id,
+            notification_id=row.notification_id,
+            channel=row.channel,
+            lane=row.lane,
+            audience=row.audience,
+            locale=row.locale,
+            thread=row.thread,
+            severity=row.severity,
+            attempts=row.attempts,
+            created_at=row.created_at,
+            claimed_at=row.claimed_at,
+            give_up_at=row.give_up_at,
+            unanswered_since=row.unanswered_since,
+            recipients=tuple(of_delivery[row.id]),
+            notification=_part(whole[row.notification_id], _positions(row.positions)),
+        )
+        for row in rows
+    ]
+    return sorted(found, key=lambda claim: (-SEVERITIES.index(claim.severity), claim.created_at, claim.id))
+
+
+def _part(notification: Notification, positions: frozenset[int] | None) -> Notification:
+    if positions is None:
+        return notification
+    chosen = tuple(alert for position, alert in enumerate(notification.alerts) if position in positions)
+    return replace(notification, alerts=chosen)
+
+
+def _delivery_records(connection: Connection, ids: Sequence[int]) -> defaultdict[int, list[DeliveryRecord]]:
+    rows = connection.execute(
+        select(deliveries).where(deliveries.c.notification_id.in_(ids)).order_by(deliveries.c.id)
+    ).all()
+    told: defaultdict[int, list[RecipientRecord]] = defaultdict(list)
+    for row in connection.execute(
+        select(recipients)
+        .where(recipients.c.delivery_id.in_([row.id for row in rows]))
+        .order_by(recipients.c.delivery_id, recipients.c.position)
+    ):
+        told[row.delivery_id].append(RecipientRecord(row.address, row.state, row.error, row.settled_at))
+    found: defaultdict[int, list[DeliveryRecord]] = defaultdict(list)
+    for row in rows:
+        found[row.notification_id].append(
+            DeliveryRecord(
+                id=row.id,
+                channel=row.channel,
+                audience=row.audience,
+                severity=row.severity,
+                firing=row.firing,
+                state=row.state,
+                attempts=row.attempts,
+                created_at=row.created_at,
+                next_attempt_at=row.next_attempt_at if row.state in OPEN_STATES else None,
+                settled_at=row.settled_at,
+                error=row.error,
+                recipients=tuple(told[row.id]),
+            )
+        )
+    return found
+
+
+def _notification_record(row: AnyRow, told: Sequence[DeliveryRecord]) -> NotificationRecord:
+    return NotificationRecord(
+        id=row.id,
+        received_at=row.received_at,
+        source=row.source,
+        group_key=row.group_key,
+        severity=row.severity,
+        firing=row.firing,
+        alert_count=row.alert_count,
+        duplicates=row.duplicates,
+        title=row.title,
+        deliveries=tuple(told),
+    )

@@ -1,0 +1,152 @@
+"""The outbox's tables. A change here needs a migration beside it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.types import TypeDecorator
+
+__all__ = ["OPEN_STATES", "alerts", "deliveries", "heartbeats", "metadata", "notifications", "recipients", "seen"]
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware time in UTC; SQLite keeps it without its zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
+
+OPEN_STATES = ("pending", "held", "retrying")
+"""States of a delivery that is still to be settled."""
+
+metadata = MetaData()
+
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("received_at", Instant, nullable=False, index=True),
+    Column("source", String(32), nullable=False),
+    Column("group_key", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("severity", String(16), nullable=False),
+    Column("firing", Boolean, nullable=False),
+    Column("alert_count", Integer, nullable=False),
+    Column("duplicates", Integer, nullable=False, server_default="0"),
+    Column("payload", Text, nullable=False),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("notification_id", Id, ForeignKey(notifications.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("starts_at", Instant, nullable=False),
+    Column("firing", Boolean, nullable=False),
+    Index("alerts_identity", "fingerprint", "starts_at"),
+    sqlite_with_rowid=False,
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("notification_id", Id, ForeignKey(notifications.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("channel", String(32), nullable=False),
+    Column("lane", String(64), nullable=False),  # what the channel's pace counts by: a Slack hook
+    Column("audience", String(64), nullable=False),
+    Column("locale", String(16), nullable=False),
+    Column("thread", String(64), nullable=False),  # the group, so that its messages arrive in their order
+    Column("positions", Text),  # which of the notification's alerts, as a JSON list; NULL: all
+    Column("severity", String(16), nullable=False),
+    Column("urgency", Integer, nullable=False),
+    Column("firing", Boolean, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("created_at", Instant, nullable=False),
+    Column("next_attempt_at", Instant, nullable=False),
+    Column("give_up_at", Instant, nullable=False),
+    Column("lease_owner", String(64)),
+    Column("lease_until", Instant),
+    Column("claimed_at", Instant),
+    Column("unanswered_since", Instant),  # the first attempt of which nobody knows whether the peer took it
+    Column("settled_at", Instant),
+    Column("error", Text),
+    Column("merged_into", Id, ForeignKey("deliveries.id", ondelete="SET NULL")),
+    Column("fallback_for", Id, ForeignKey("deliveries.id", ondelete="SET NULL")),
+    Index(
+        "deliveries_open",
+        "channel",
+        "next_attempt_at",
+        sqlite_where=text("state IN ('pending', 'held', 'retrying')"),
+        postgresql_where=text("state IN ('pending', 'held', 'retrying')"),
+    ),
+    Index(
+        "deliveries_thread",
+        "thread",
+        "channel",
+        sqlite_where=text("state IN ('pending', 'held', 'retrying')"),
+        postgresql_where=text("state IN ('pending', 'held', 'retrying')"),
+    ),
+    Index("deliveries_state", "state", "channel"),
+    Index("deliveries_merged_into", "merged_into"),
+    Index("deliveries_fallback_for", "fallback_for"),
+)
+
+recipients = Table(
+    "recipients",
+    metadata,
+    Column("delivery_id", Id, ForeignKey(deliveries.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("address", String(320), nullable=False, index=True),
+    Column("state", String(16), nullable=False),  # waiting, delivered, refused, uncertain
+    Column("error", Text),
+    Column("settled_at", Instant),
+    sqlite_with_rowid=False,
+)
+
+seen = Table(  # what makes a duplicate one, across replicas
+    "seen",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("notification_id", Id),
+    Column("seen_at", Instant, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("seen_at", Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
