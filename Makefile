@@ -18,7 +18,7 @@ resolve: venv ## clear that backlog now
 	@.venv/bin/python -m deploy.demo.company resolve --database .run/company.db
 
 test: venv check ## everything that is tested, on the real programs
-	@deploy/setup.sh programs prometheus promtool prometheus-alertmanager amtool postgres mariadbd
+	@deploy/setup.sh programs prometheus promtool prometheus-alertmanager amtool postgres mariadbd openssl nginx
 	.venv/bin/python -m pytest $(PYTEST_ARGS)
 
 check: venv ## formatting, lint and types

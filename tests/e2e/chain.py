@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,18 +16,11 @@ import httpx
 
 from deploy.demo.sandbox import Options, Sandbox
 from deploy.prometheus.quicken import quicken
+from tests.databases import free_port
 from tests.programs import program
 from tests.waiting import until
 
 DIVIDE = 60  # a `for` of a minute is a second here; scrape, evaluation and grouping are shortened alike
-
-
-def free_port() -> int:
-    """A port of loopback that nobody holds now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from deploy.demo.sandbox import Client
-from tests.e2e.chain import free_port
+from tests.databases import free_port
 from tests.programs import program
 from tests.waiting import until
 
