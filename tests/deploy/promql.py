@@ -133,7 +133,7 @@ def _problems(expression: str, series: Series) -> Iterator[str]:
             elif known and "$" not in value and not _possible(operator, value, known):
                 yield f"{selector.metric} has no {label}{operator}{value!r}: {expression}"
     present = {label for selector in use.selectors for label in series.get(selector.metric, {})} | set(TARGET)
-    made = set(re.findall(r'label_(?:replace|join)\([^"]*"(\w+)"', expression))
+    made = set(re.findall(r'(?:label_(?:replace|join)\([^"]*|count_values\()"(\w+)"', expression))
     for label in sorted(use.grouped_by - present - made):
         yield f"nothing that it selects has the label {label}: {expression}"
     for mode, labels_kept, inside in use.aggregations:

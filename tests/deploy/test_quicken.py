@@ -96,7 +96,7 @@ def test_addresses_intervals_and_token_are_set_where_they_are_used(tmp_path: Pat
         receiver_token_file=token,
     )
     prometheus = document(tmp_path / "prometheus.yml")
-    assert prometheus["global"] == {"scrape_interval": "2s", "evaluation_interval": "2s", "external_labels": {}}
+    assert prometheus["global"] == {"scrape_interval": "2s", "evaluation_interval": "2s"}
     assert prometheus["alerting"]["alertmanagers"] == [{"static_configs": [{"targets": ["127.0.0.1:1003"]}]}]
     authorization = {"authorization": {"credentials_file": str(token)}}
     assert prometheus["scrape_configs"] == [
