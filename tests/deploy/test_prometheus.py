@@ -22,7 +22,7 @@ def prometheus(program: str, folder: Path) -> Iterator[str]:
             [
                 *(program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"),
                 f"--web.listen-address={address}",
-                # what fires before Prometheus has found Alertmanager (5 s) is sent again after this, by default a minute
+                # what fires before Alertmanager is found (5 s) is sent again after this: a minute by default
                 "--rules.alert.resend-delay=1s",
             ],
             stdout=log,
