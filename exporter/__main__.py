@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import structlog
 
 from exporter.app import create_app
 from exporter.collector import Collector
+from exporter.databases import DatabaseError
 from exporter.metrics import process_families
 from exporter.settings import ExporterSettings
 from exporter.snapshot import Board, Snapshot
@@ -35,8 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.report(error)
         return 1
     if options.command == "check-config":
-        print(f"{options.config_file or 'settings'}: fine; sources: {', '.join(p.name for p in plans(settings))}")
-        return 0
+        return _check(options, settings)
     return _serve(options, settings)
 
 
@@ -65,7 +66,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--path.procfs", dest="procfs", metavar="DIR", help="the host's /proc, seen from a container")
     parser.add_argument("--path.rootfs", dest="rootfs", metavar="DIR", help="the host's /, seen from a container")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("check-config", help="check the settings and exit: 1 with the line at fault if one is wrong")
+    check = commands.add_parser("check-config", help="check the settings and exit: 1 with the line at fault")
+    check.add_argument(
+        "--database", dest="check_database", action="store_true", help="also have the database explain every query"
+    )
     return parser.parse_args(arguments)
 
 
@@ -77,6 +81,23 @@ def _load(options: argparse.Namespace) -> ExporterSettings:
         config_file=options.config_file,
         dotenv=Path(".env"),
     )
+
+
+def _check(options: argparse.Namespace, settings: ExporterSettings) -> int:
+    problems = []
+    sources = plans(settings)
+    for plan in sources if options.check_database else ():
+        source = plan.make()
+        try:
+            source.check(datetime.now(UTC), plan.timeout)
+        except DatabaseError as error:
+            problems.append(f"{plan.name}: {error}{f' ({error.hint})' if error.hint else ''}")
+        finally:
+            source.close()
+    command.report(ConfigError(problems))
+    if not problems:
+        print(f"The settings are fine. Sources: {', '.join(plan.name for plan in sources)}.")
+    return 1 if problems else 0
 
 
 def _serve(options: argparse.Namespace, settings: ExporterSettings) -> int:

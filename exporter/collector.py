@@ -27,15 +27,20 @@ SHARE_OF_TIME = 0.1
 HANGING_SECONDS = 1.0
 """Past its time-out by more than this, a look was waiting for a frozen server and not loading it."""
 
+HANGS = "no answer within the time-out, which the server itself should have kept"
+HANGS_HINT = "is it frozen, or the network dead? this look is waited for, and no second one begun behind it"
+
+PROCESS_SECONDS = 5.0
+"""How often the figures of this process are read."""
+
 
 def next_interval(plan: Plan, duration: float, error: Exception | None) -> float:
     """Seconds from the begin of the last look to the next: as configured, or ten times what the last one cost.
 
     Waiting for a lock, for a connection or for a frozen server costs the database nothing.
     """
-    hung = duration > plan.timeout + HANGING_SECONDS
     worked = error is None or (isinstance(error, DatabaseError) and error.failure is Failure.SLOW)
-    if not plan.loads_database or hung or not worked:
+    if not plan.loads_database or not worked:
         return plan.interval
     return max(plan.interval, duration / SHARE_OF_TIME)
 
@@ -121,11 +126,6 @@ class Collector:
         self._board.change(lambda snapshot: replace(snapshot, process=families))
 
 
-PROCESS_SECONDS = 5.0
-HANGS = "the server does not answer, and its own time-out did not end the query"
-HANGS_HINT = "is it frozen, or the network dead? this attempt is waited for, and no second one made behind it"
-
-
 class _Worker:
     """The thread of one source."""
 
@@ -183,6 +183,9 @@ class _Worker:
             failure = error
         ended = time.monotonic()
         duration = ended - started
+        hung = duration > self.plan.timeout + HANGING_SECONDS
+        if hung:  # even if it has found something after all: that tells of the past
+            failure = DatabaseError(HANGS, Failure.UNREACHABLE, HANGS_HINT)
         interval = next_interval(self.plan, duration, failure)
         if failure is None:
             self._change(
@@ -210,8 +213,8 @@ class _Worker:
             connection = isinstance(failure, DatabaseError) and failure.failure is Failure.UNREACHABLE
             self._outages.failed(self.plan.name, message, hint, connection=connection)
         self.looked.set()
-        return max(0.0, started + interval - time.monotonic())
+        return 0.0 if hung else max(0.0, started + interval - time.monotonic())
 
     def _change(self, change: Callable[[SourceState], SourceState]) -> None:
-        if not self._stopped.is_set():
-            self._board.change_state(self.plan.name, change)
+        # a successor's state is not this one's to change
+        self._board.change_state(self.plan.name, lambda state: state if self._stopped.is_set() else change(state))

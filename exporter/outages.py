@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 
 import structlog
 
@@ -11,36 +12,52 @@ __all__ = ["Outages"]
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class _Failure:
+    error: str
+    connection: bool
+    """Whether it is the database's rather than the source's own: every source has it then, and one line tells it."""
+
+
 class Outages:
-    """Knows which source fails why. One cause that several sources share, a database that is down, is told once."""
+    """Knows which source fails why."""
 
     def __init__(self) -> None:
-        self._errors: dict[str, str] = {}
+        self._failures: dict[str, _Failure] = {}
         self._lock = threading.Lock()
 
     def failed(self, source: str, error: str, hint: str, *, connection: bool) -> None:
-        """The source fails with this error; `connection` says that it is not the source's own."""
+        """The source failed with this error; `connection` where that is the database's way to fail for everybody."""
+        failure = _Failure(error, connection)
         with self._lock:
-            if self._errors.get(source) == error:
+            if self._failures.get(source) == failure:
                 return
-            shared = connection and error in self._errors.values()
-            self._errors[source] = error
-        if shared:
+            known = connection and failure in self._failures.values()
+            self._failures[source] = failure
+        words = {"error": error, "hint": hint} if hint else {"error": error}
+        if known:
             log.debug("source failed", source=source, error=error)
         elif connection:
-            log.warning("database unreachable", error=error, hint=hint)
+            log.warning("database unreachable", **words)
         else:
-            log.warning("source failed", source=source, error=error, **({"hint": hint} if hint else {}))
+            log.warning("source failed", source=source, **words)
 
     def recovered(self, source: str) -> None:
         """The source works."""
         with self._lock:
-            error = self._errors.pop(source, None)
-            last = error not in self._errors.values()
-        if error is not None:
-            (log.info if last else log.debug)("source recovered", source=source, error=error)
+            failure = self._failures.pop(source, None)
+            shared = failure is not None and failure.connection
+            others = any(other.connection for other in self._failures.values())
+        if failure is None:
+            return
+        if not shared:
+            log.info("source recovered", source=source)
+        elif others:
+            log.debug("source recovered", source=source)
+        else:
+            log.info("database reachable again")
 
     def forget(self, source: str) -> None:
         """The source is no more."""
         with self._lock:
-            self._errors.pop(source, None)
+            self._failures.pop(source, None)

@@ -93,6 +93,8 @@ class Board:
         """Replaces one source's state."""
 
         def apply(snapshot: Snapshot) -> Snapshot:
+            if name not in snapshot.states:  # its source was switched off meanwhile
+                return snapshot
             return replace(snapshot, states=MappingProxyType({**snapshot.states, name: change(snapshot.states[name])}))
 
         self.change(apply)

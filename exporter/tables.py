@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import sqlalchemy
 
@@ -43,12 +42,18 @@ class Context:
 
     dialect: Dialect
     now: datetime
-    zone: ZoneInfo
+    zone: tzinfo
     """Of timestamps that carry none."""
+    naive: bool = False
+    """Whether those of this table do carry none."""
 
     def moment(self, value: Any) -> datetime:
         """A timestamp of the database, aware."""
-        return self.dialect.moment(value, self.zone, self.now)
+        return self.dialect.moment(value, self.zone if self.naive else UTC, self.now)
+
+    def bound(self, moment: datetime, *, inclusive: bool = False) -> object:
+        """A parameter that compares with the table's timestamps."""
+        return self.dialect.bound(moment, self.zone if self.naive else UTC, naive=self.naive, inclusive=inclusive)
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,14 @@ class _Figure:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What a statement found, and the statuses of the rows that it saw."""
+
+    families: tuple[Family, ...]
+    statuses: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Statement:
     """The statement for one moment, and what its rows mean."""
 
@@ -178,8 +191,8 @@ class Statement:
     figures: tuple[_Figure, ...]
     context: Context
 
-    def families(self, connection: sqlalchemy.Connection) -> tuple[Family, ...]:
-        """Runs it; every gauge of the table with its samples."""
+    def run(self, connection: sqlalchemy.Connection) -> Found:
+        """Every gauge of the table with its samples."""
         groups: dict[str, tuple[Any, ...]] = {}
         latest: tuple[Any, ...] = ()
         for part, status, *columns in connection.execute(sqlalchemy.text(self.sql), dict(self.parameters)):
@@ -190,10 +203,16 @@ class Statement:
         samples: dict[str, dict[tuple[str, ...], float]] = {gauge.name: {} for gauge in self.table.gauges}
         for figure in self.figures:
             samples[figure.gauge.name].update(self._samples(figure, groups, latest))
-        return tuple(
+        families = tuple(
             Family(gauge.name, gauge.help, gauge.by, samples[gauge.name], exported=gauge.exported)
             for gauge in self.table.gauges
         )
+        return Found(families, frozenset(groups))
+
+    def explain(self, connection: sqlalchemy.Connection) -> str:
+        """The database's plan for it, which it makes without running it."""
+        sql = sqlalchemy.text(self.context.dialect.explain_statement + self.sql)
+        return "\n".join(" ".join(map(str, row)) for row in connection.execute(sql, dict(self.parameters)))
 
     def _samples(
         self, figure: _Figure, groups: Groups, latest: tuple[Any, ...]
@@ -231,17 +250,12 @@ def prepare(
     Its filter lets through what some gauge counts and nothing else, in terms that an index on `created_at` and one on
     `status` can answer; without them it is one pass. Rows dated in the future are in no window.
     """
+    context = replace(context, naive="created_at" in columns.naive)
     dialect, now = context.dialect, context.now
-    moments: dict[str, object] = {
-        "now": dialect.bound(now, context.zone, naive="created_at" in columns.naive, inclusive=True)
-    }
+    moments = {"now": context.bound(now, inclusive=True)}
     for name, moment in table.moments.items():
         then = moment(now)
-        moments[name] = (
-            dialect.bound(then, context.zone, naive="created_at" in columns.naive)
-            if isinstance(then, datetime)
-            else dialect.day(then)
-        )
+        moments[name] = context.bound(then) if isinstance(then, datetime) else dialect.day(then)
 
     aggregates: list[str] = []
     figures: list[_Figure] = []
@@ -250,7 +264,7 @@ def prepare(
             conditions = [gauge.where] if gauge.where else []
             if window is not None:
                 since = f"since_{label(window)}"
-                moments[since] = dialect.bound(now - window, context.zone, naive="created_at" in columns.naive)
+                moments[since] = context.bound(now - window)
                 conditions = [f"created_at >= :{since}", "created_at <= :now", *conditions]
             own = gauge.measure.columns(" AND ".join(conditions) or "1 = 1", dialect)
             figures.append(_Figure(gauge, window, slice(len(aggregates), len(aggregates) + len(own))))

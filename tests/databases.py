@@ -237,7 +237,7 @@ class MariaDB(Server):
             *("--auth-root-authentication-method=normal", "--innodb-log-file-size=4M", "--innodb-buffer-pool-size=32M"),
         )
         self.start()
-        self.execute("CREATE DATABASE dispatch", database="mysql")
+        self.execute("CREATE DATABASE dispatch CHARACTER SET utf8mb4", database="mysql")
         kinds = dict.fromkeys(ENUMS, "varchar(32)")
         tables = TABLES.format(
             serial="integer PRIMARY KEY AUTO_INCREMENT", timestamp="datetime(6)", now="now(6)", float="double",
@@ -277,6 +277,8 @@ class MariaDB(Server):
         def connects() -> bool:
             assert self.popen is not None
             assert self.popen.poll() is None, self.log()
+            if not Path(self.socket).exists():
+                return False
             try:
                 self.execute("SELECT 1", database="mysql")
             except pymysql.OperationalError:

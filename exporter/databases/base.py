@@ -9,9 +9,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, tzinfo
 from typing import Any, TypeVar
-from zoneinfo import ZoneInfo
 
 import sqlalchemy
 import sqlalchemy.exc
@@ -31,12 +30,16 @@ class Failure(enum.Enum):
 
 
 class DatabaseError(Exception):
-    """A failure in words that stay the same while it lasts; `hint` says what to do about it."""
+    """A failure in words that stay the same while it lasts; `hint` says what to do about it.
 
-    def __init__(self, message: str, failure: Failure, hint: str = "") -> None:
+    `again` says that a second try at once has every chance.
+    """
+
+    def __init__(self, message: str, failure: Failure, hint: str = "", *, again: bool = False) -> None:
         super().__init__(message)
         self.failure = failure
         self.hint = hint
+        self.again = again
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Dialect(ABC):
     def columns(self, connection: sqlalchemy.Connection, table: str) -> Columns:
         """What the catalogue says of the table; empty where it does not know it."""
 
-    def bound(self, moment: datetime, zone: ZoneInfo, *, naive: bool, inclusive: bool = False) -> object:  # noqa: ARG002 - SQLite's
+    def bound(self, moment: datetime, zone: tzinfo, *, naive: bool, inclusive: bool = False) -> object:  # noqa: ARG002 - SQLite's
         """`moment` (aware) as a parameter that compares with a column of that kind."""
         return moment.astimezone(zone).replace(tzinfo=None) if naive else moment
 
@@ -101,7 +104,7 @@ class Dialect(ABC):
         """A parameter that compares with a date column."""
         return day
 
-    def moment(self, value: Any, zone: ZoneInfo, now: datetime) -> datetime:
+    def moment(self, value: Any, zone: tzinfo, now: datetime) -> datetime:
         """A timestamp that was read, aware. An hour that a clock repeats is read as its latest pass before `now`."""
         if not isinstance(value, datetime):
             raise DatabaseError(f"cannot read {str(value)[:40]!r} as a timestamp", Failure.REFUSED)
@@ -126,6 +129,8 @@ class Dialect(ABC):
         """Ends the transaction."""
         connection.exec_driver_sql("COMMIT")
 
+    explain_statement = "EXPLAIN "
+
     @abstractmethod
     def explain(self, error: sqlalchemy.exc.DBAPIError) -> DatabaseError:
         """The driver's error in our words."""
@@ -143,24 +148,27 @@ class Reader:
         self._engine = dialect.engine(url, timeout)
         self._connection: sqlalchemy.Connection | None = None
         self._password = url.password
+        self.connections = 0
+        """How often it connected: what was learned on an earlier connection may no longer hold."""
 
     def read(self, work: Callable[[sqlalchemy.Connection], T], timeout: float) -> T:
         """What `work` finds in a read-only transaction that ends within `timeout` seconds; raises DatabaseError.
 
-        A connection that was lost while it rested is replaced once.
+        `work` may be called twice: a connection that was lost while it rested is replaced once.
         """
         deadline = time.monotonic() + timeout
         rested = self._connection is not None
         try:
             return self._read(work, deadline)
         except DatabaseError as error:
-            if not rested or error.failure is not Failure.UNREACHABLE or time.monotonic() >= deadline:
+            lost = rested and error.failure is Failure.UNREACHABLE
+            if not (lost or error.again) or time.monotonic() >= deadline:
                 raise
         return self._read(work, deadline)
 
     def rest(self, seconds: float) -> None:
         """Tells that the next use is that far away: a connection is not kept idle for longer than a minute."""
-        if seconds > self.IDLE_SECONDS or not self.dialect.keeps_connection:
+        if seconds > self.IDLE_SECONDS:
             self.close()
 
     def close(self) -> None:
@@ -187,14 +195,18 @@ class Reader:
         except BaseException:
             self.close()
             raise
+        if not self.dialect.keeps_connection:
+            self.close()
         return result
 
     def _connect(self) -> sqlalchemy.Connection:
         try:
-            return self._engine.connect()
+            connection = self._engine.connect()
         except sqlalchemy.exc.DBAPIError as error:
-            message = one_line(error.orig or error)
-            raise self._without_password(DatabaseError(message, Failure.UNREACHABLE, hint_for(message))) from None
+            told = self.dialect.explain(error)
+            raise self._without_password(DatabaseError(str(told), Failure.UNREACHABLE, told.hint)) from None
+        self.connections += 1
+        return connection
 
     def _without_password(self, error: DatabaseError) -> DatabaseError:
         # drivers do not repeat passwords; a server's own words might

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Sequence
+from datetime import datetime, tzinfo
 from typing import Any
 
 import sqlalchemy
@@ -29,6 +30,9 @@ class MySQL(Dialect):
 
     def seconds_between(self, start: str, end: str) -> str:
         return f"timestampdiff(MICROSECOND, {start}, {end}) / 1000000"
+
+    def bound(self, moment: datetime, zone: tzinfo, *, naive: bool, inclusive: bool = False) -> object:  # noqa: ARG002
+        return super().bound(moment, zone, naive=True, inclusive=inclusive)  # it knows no other parameters
 
     def columns(self, connection: sqlalchemy.Connection, table: str) -> Columns:
         rows = connection.execute(_COLUMNS, {"table": table}).all()

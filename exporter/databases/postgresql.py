@@ -65,6 +65,7 @@ class PostgreSQL(Dialect):
         state = getattr(error.orig, "sqlstate", None) or ""
         diagnosis = getattr(error.orig, "diag", None)
         message = getattr(diagnosis, "message_primary", None) or one_line(error.orig or error)
+        message = message.removeprefix("connection failed: ")
         # classes and codes: PostgreSQL documentation, appendix A
         if state == "55P03":
             return DatabaseError(
@@ -74,6 +75,8 @@ class PostgreSQL(Dialect):
             return DatabaseError(
                 "the query ran into its time-out", Failure.SLOW, "an index would help, or a longer timeout"
             )
+        if state == "40001":  # on a replica, "conflict with recovery"
+            return DatabaseError(message, Failure.BUSY, "hot_standby_feedback = on spares the replica's readers this")
         if state[:2] in {"08", "53", "57", "58", "28", "3D"} or error.connection_invalidated or not state:
             return DatabaseError(message, Failure.UNREACHABLE, hint_for(message))
         hint = {

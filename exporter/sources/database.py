@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import datetime
 
 import sqlalchemy
@@ -16,8 +17,9 @@ __all__ = ["DatabaseSource"]
 class DatabaseSource:
     """A probe that tries twice; while it fails the database counts as down."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, timer: Callable[[], float] = time.perf_counter) -> None:
         self._reader = reader
+        self._timer = timer
 
     def collect(self, now: datetime, timeout: float) -> tuple[Family, ...]:  # noqa: ARG002 - a probe knows no time of day
         """`coldchain_database_response_seconds`; raises DatabaseError after the second failure."""
@@ -34,6 +36,10 @@ class DatabaseSource:
             ),
         )
 
+    def check(self, now: datetime, timeout: float) -> None:  # noqa: ARG002
+        """Raises DatabaseError where the database does not answer."""
+        self._probe(timeout)
+
     def rest(self, seconds: float) -> None:
         """The next probe is that far away."""
         self._reader.rest(seconds)
@@ -44,14 +50,14 @@ class DatabaseSource:
 
     def _probe(self, timeout: float) -> float:
         def probe(connection: sqlalchemy.Connection) -> float:
-            started = time.perf_counter()
+            started = self._timer()
             connection.exec_driver_sql(self._reader.dialect.probe).all()
-            return time.perf_counter() - started
+            return self._timer() - started
 
-        started = time.perf_counter()
+        started = self._timer()
         try:
             return self._reader.read(probe, timeout)
         except DatabaseError as error:
             if error.failure is not Failure.BUSY:
                 raise
-            return time.perf_counter() - started  # somebody is at work there: busy is not down
+            return self._timer() - started  # somebody is at work there: busy is not down

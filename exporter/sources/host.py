@@ -47,6 +47,9 @@ class HostSource:
         psutil.PROCFS_PATH = self._paths.procfs  # as psutil documents it for containers
         return (*self._processors(), *self._memory(), *self._file_systems(timeout), *self._network())
 
+    def check(self, now: datetime, timeout: float) -> None:
+        """Nothing of it needs a database."""
+
     def rest(self, seconds: float) -> None:
         """Nothing is kept open."""
 

@@ -27,6 +27,9 @@ class Source(Protocol):
     def collect(self, now: datetime, timeout: float) -> tuple[Family, ...]:
         """What is there at `now` (aware), within `timeout` seconds; raises DatabaseError or OSError."""
 
+    def check(self, now: datetime, timeout: float) -> None:
+        """Whether the database would answer; raises DatabaseError."""
+
     def rest(self, seconds: float) -> None:
         """The next look is that far away."""
 

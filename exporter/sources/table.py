@@ -10,13 +10,13 @@ import sqlalchemy
 
 from exporter.databases import Columns, Reader
 from exporter.families import Family
-from exporter.tables import Context, Table, prepare
+from exporter.tables import Context, Statement, Table, prepare
 
 __all__ = ["TableSource"]
 
 
 class TableSource:
-    """One statement a refresh; the catalogue is asked at first, after a failure, and when an unknown word turns up."""
+    """One statement a refresh; the catalogue is asked when a connection is new, and when an unknown status turns up."""
 
     def __init__(self, table: Table, reader: Reader, windows: Sequence[timedelta], zone: ZoneInfo) -> None:
         self._table = table
@@ -24,19 +24,26 @@ class TableSource:
         self._windows = windows
         self._zone = zone
         self._columns: Columns | None = None
+        self._learned_on = 0  # the connection, by the reader's count
 
     def collect(self, now: datetime, timeout: float) -> tuple[Family, ...]:
         """The table's gauges at `now` (aware); raises DatabaseError."""
-        columns, self._columns = self._columns, None
+        found = self._reader.read(lambda connection: self._prepare(connection, now).run(connection), timeout)
+        known = self._columns.statuses if self._columns is not None else None
+        if known is not None and not found.statuses <= set(known):
+            self._columns = None
+        return found.families
 
-        def work(connection: sqlalchemy.Connection) -> tuple[Family, ...]:
-            known = columns or self._reader.dialect.columns(connection, self._table.name)
-            context = Context(self._reader.dialect, now, self._zone)
-            families = prepare(self._table, known, self._windows, context).families(connection)
-            self._columns = known
-            return families
+    def check(self, now: datetime, timeout: float) -> None:
+        """Has the database explain the statement without running it; raises DatabaseError."""
+        self._reader.read(lambda connection: self._prepare(connection, now).explain(connection), timeout)
 
-        return self._reader.read(work, timeout)
+    def _prepare(self, connection: sqlalchemy.Connection, now: datetime) -> Statement:
+        if self._columns is None or self._learned_on != self._reader.connections:
+            self._columns = self._reader.dialect.columns(connection, self._table.name)
+            self._learned_on = self._reader.connections
+        context = Context(self._reader.dialect, now, self._zone)
+        return prepare(self._table, self._columns, self._windows, context)
 
     def rest(self, seconds: float) -> None:
         """The next refresh is that far away."""
