@@ -97,6 +97,7 @@ SERIES: dict[str, dict[str, frozenset[str]]] = {
     "coldchain_source_duration_seconds": SOURCE,
     "coldchain_source_last_success_timestamp_seconds": SOURCE,
     "coldchain_source_interval_seconds": SOURCE,
+    "coldchain_config_last_reload_successful": {},
     "coldchain_exporter_build_info": {"version": ANY, "python": ANY},
     "coldchain_vehicle_temperature_celsius": {"plate": ANY, "compartment": ANY},
     "coldchain_vehicle_temperature_min_celsius": {"plate": ANY},
