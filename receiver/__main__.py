@@ -7,10 +7,12 @@ import os
 import sys
 from importlib.metadata import version
 
-from receiver import settings
+from receiver import doctor, settings
 from receiver.app import create_app
+from receiver.outbox import Outbox
 from receiver.service import Receiver
 from receiver.settings import ReceiverSettings
+from receiver.store import Store, StoreUnavailableError, read_url
 from serving import command, logs
 from serving.reload import Reload
 from serving.settings import ConfigError
@@ -27,6 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if options.command == "check-config":
         return _check(options, found)
+    if options.command == "doctor":
+        return _examine(found)
+    if options.command == "erase":
+        return _erase(found, options.address)
     return _serve(options, found)
 
 
@@ -40,6 +46,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("check-config", help="check the settings and exit: 1 with the line at fault if one is wrong")
+    commands.add_parser("doctor", help="try every outside thing it depends on; exit 1 if one is at fault")
+    erase = commands.add_parser("erase", help="take a recipient's address out of the history")
+    erase.add_argument("address", help="a mail address, or a number as it was configured")
     return parser.parse_args(arguments)
 
 
@@ -47,6 +56,28 @@ def _check(options: argparse.Namespace, found: ReceiverSettings) -> int:
     for name, missing in found.missing.items():
         print(f"{name}: {'off, not set: ' + ', '.join(missing) if missing else 'on'}")
     print(f"{options.config_file or 'settings'}: fine")
+    return 0
+
+
+def _examine(found: ReceiverSettings) -> int:
+    good = True
+    for finding in doctor.examine(found):
+        print(finding, flush=True)
+        good = good and finding.good is not False
+    return 0 if good else 1
+
+
+def _erase(found: ReceiverSettings, address: str) -> int:
+    store = Store(read_url(found.database_url.get_secret_value()))
+    store.start()
+    try:
+        count = Outbox(store, "erase").erase(address)
+    except StoreUnavailableError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        store.close()
+    print(f"taken out of {count} deliveries")
     return 0
 
 

@@ -19,14 +19,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from receiver.alertmanager import InvalidPayloadError
-from receiver.notification import SEVERITIES, Alert
+from receiver.notification import SEVERITIES, Alert, masked
 from receiver.outbox import DeliveryRecord, Filter, NotificationRecord
 from receiver.service import CHANNELS, Receiver
 from receiver.store import StoreUnavailableError
 from serving.reload import Reload
 from serving.routes import state_routes
 
-__all__ = ["create_app", "masked"]
+__all__ = ["create_app"]
 
 _STATES = ("pending", "held", "retrying", "delivered", "partial", "uncertain", "merged", "suppressed", "failed")
 _MOST_LISTED = 500
@@ -177,16 +177,6 @@ class _Doors:
         if not done:
             raise HTTPException(409, "only a delivery that is failed, partial, uncertain or suppressed is tried again")
         return JSONResponse({"delivery": delivery_id, "state": "pending"})
-
-
-def masked(address: str) -> str:
-    """Enough of an address to know it by, not enough to use it."""
-    if "@" in address:
-        name, _, domain = address.partition("@")
-        return f"{name[:2]}***@{domain}"
-    if address.isdigit() and len(address) >= 8:
-        return f"{address[:3]}****{address[-4:]}"
-    return address
 
 
 def _filter(request: Request) -> Filter:

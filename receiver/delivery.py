@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from receiver.channels import Channel, DeliveryError, Message, Outcome
+from receiver.notification import masked
 from receiver.outbox import Claim, Outbox, Settlement
 from receiver.store import StoreUnavailableError
 
@@ -180,7 +181,7 @@ class Workers:
         if left:
             log.warning("stopped while sending: to be sent again", deliveries=[claim.id for claim in left])
             try:
-                self._outbox.release(left, now=self._clock(), begun=True)
+                self._outbox.release(left, now=self._clock())
             except StoreUnavailableError as error:
                 log.warning("deliveries not given back, their lease will end", error=str(error))
 
@@ -298,9 +299,12 @@ def _tell(claim: Claim, settlement: Settlement) -> None:
         "channel": claim.channel,
         "attempt": claim.attempts + 1,
     }
+    error = settlement.error or ""
+    for recipient in claim.recipients:
+        error = error.replace(recipient.address, masked(recipient.address))
     if settlement.state == "delivered":
         log.info("delivered", **about)
     elif settlement.state == "retrying":
-        log.warning("to be tried again", **about, at=str(settlement.next_attempt_at), error=settlement.error)
+        log.warning("to be tried again", **about, at=str(settlement.next_attempt_at), error=error)
     else:
-        log.error("not delivered", **about, state=settlement.state, error=settlement.error)
+        log.error("not delivered", **about, state=settlement.state, error=error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from receiver.notification import Alert, Notification, Severity, highest
 
-__all__ = ["Entry", "Story", "Templates", "plain", "story"]
+__all__ = ["Entry", "Story", "Templates", "locales", "plain", "story"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _LONGEST_TITLE = 200
@@ -159,13 +160,22 @@ def _link(url: str) -> str:
     return url if len(url) <= 2_000 and _SAFE_LINK.match(url) else ""
 
 
+def locales(overrides: Path | None = None) -> set[str]:
+    """The languages that there are words for, the built-in ones and those of a folder of one's own."""
+    folders = [_TEMPLATES, *([overrides] if overrides is not None else [])]
+    return {file.parent.name for folder in folders for file in folder.glob("*/*.*.j2")}
+
+
 class Templates:
-    """The words of every locale: `LOCALE/CHANNEL.PART.j2`, HTML escaped in parts called `html`."""
+    """The words of every locale: `LOCALE/CHANNEL.PART.j2`. A part called `html` is told an escaped story.
+
+    The facts are escaped before a template sees them: Jinja's own autoescaping trusts what an imported macro returns.
+    """
 
     def __init__(self, folder: Path = _TEMPLATES) -> None:
         self._environment = ImmutableSandboxedEnvironment(
             loader=FileSystemLoader(folder),
-            autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+            autoescape=False,
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -199,10 +209,11 @@ class Templates:
             room = room // 2
 
     def _render(self, told: Story, channel: str, locale: str) -> dict[str, str]:
-        return {
-            part: _trimmed(self._environment.get_template(f"{locale}/{channel}.{part}.j2").render(story=told))
-            for part in self._parts[locale, channel]
-        }
+        parts = {}
+        for part in self._parts[locale, channel]:
+            template = self._environment.get_template(f"{locale}/{channel}.{part}.j2")
+            parts[part] = _trimmed(template.render(story=_escaped(told, html.escape) if part == "html" else told))
+        return parts
 
 
 def _trimmed(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-__all__ = ["SEVERITIES", "Alert", "Notification", "Severity", "highest"]
+__all__ = ["SEVERITIES", "Alert", "Notification", "Severity", "highest", "masked"]
 
 Severity: TypeAlias = Literal["none", "info", "warning", "critical"]
 
@@ -20,6 +20,16 @@ HEARTBEAT = "ColdChainWatchdog"
 def highest(severities: Iterable[Severity]) -> Severity:
     """The most urgent of them, `none` where there are none."""
     return max(severities, key=SEVERITIES.index, default="none")
+
+
+def masked(address: str) -> str:
+    """Enough of a recipient's address to know it by in a log or on a page, not enough to use it."""
+    if "@" in address:
+        name, _, domain = address.partition("@")
+        return f"{name[:2]}***@{domain}"
+    if address.isdigit() and len(address) >= 8:
+        return f"{address[:3]}****{address[-4:]}"
+    return address
 
 
 @dataclass(frozen=True, slots=True)

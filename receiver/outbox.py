@@ -326,13 +326,12 @@ class Outbox:
 
         self._store.write(work)
 
-    def release(self, claims: Sequence[Claim], *, now: datetime, begun: bool) -> None:
-        """Gives deliveries back at once; one that was `begun` may have got through, and its next attempt knows it."""
+    def release(self, claims: Sequence[Claim], *, now: datetime) -> None:
+        """Gives deliveries back at once; their next attempt knows that this one may have got through."""
         ids = [claim.id for claim in claims]
-        given = {"lease_until": now} if begun else {"lease_until": None, "lease_owner": None}
         self._store.write(
             lambda connection: connection.execute(
-                update(deliveries).where(deliveries.c.id.in_(ids), _held_by(self._owner)).values(**given)
+                update(deliveries).where(deliveries.c.id.in_(ids), _held_by(self._owner)).values(lease_until=now)
             )
         )
 
@@ -513,6 +512,7 @@ def _who_got(connection: Connection, resolved: Sequence[Alert]) -> dict[Identity
             )
             .join(deliveries, deliveries.c.notification_id == alerts.c.notification_id)
             .where(alerts.c.fingerprint.in_(fingerprints[start : start + _AT_ONCE]), alerts.c.firing)
+            .order_by(deliveries.c.id, alerts.c.position)
         ).all()
     rows = [row for row in rows if (row.fingerprint, row.starts_at) in wanted]
     positions = {row.id: _positions(row.positions) for row in rows}
@@ -633,8 +633,9 @@ def _held_by(owner: str) -> ColumnElement[bool]:
 
 
 def _comes_after_another() -> ColumnElement[bool]:
-    """Whether an earlier message of the same group to the same recipients is still open."""
+    """Whether an earlier message of the same group to the same recipients reached none of them yet, and still may."""
     earlier = deliveries.alias("earlier")
+    has_it = exists().where(recipients.c.delivery_id == earlier.c.id, recipients.c.state == "delivered")
     return exists().where(
         earlier.c.thread == deliveries.c.thread,
         earlier.c.channel == deliveries.c.channel,
@@ -642,6 +643,7 @@ def _comes_after_another() -> ColumnElement[bool]:
         earlier.c.lane == deliveries.c.lane,
         earlier.c.id < deliveries.c.id,
         earlier.c.state.in_(OPEN_STATES),
+        ~has_it,
     )
 
 

@@ -127,14 +127,18 @@ class Store:
             self._open()
             with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
                 for job in jobs:
+                    savepoint = connection.begin_nested()
                     try:
-                        with connection.begin_nested():
-                            answers.append((job, job.work(connection)))
+                        answer = job.work(connection)
+                        savepoint.commit()
+                        answers.append((job, answer))
                     except (DataError, IntegrityError) as error:  # this row's fault, not the database's
+                        savepoint.rollback()
                         job.result.set_exception(self._unavailable(error))
                     except SQLAlchemyError:
                         raise
                     except Exception as error:  # noqa: BLE001 - raised again where the work came from
+                        savepoint.rollback()
                         job.result.set_exception(error)
                 self._check_file()
         except (SQLAlchemyError, OSError) as error:

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from receiver.channels import DeliveryError, Message, Outcome
 from serving.settings import CommaSeparated, Duration, Env, Settings
 
-__all__ = ["Email", "EmailSettings"]
+__all__ = ["Addresses", "Email", "EmailSettings"]
 
 T = TypeVar("T")
 
@@ -42,6 +42,9 @@ def _sender(value: str | None) -> str | None:
     return value
 
 
+Addresses = Annotated[CommaSeparated, AfterValidator(_addresses)]
+
+
 class EmailSettings(Settings):
     """Off without `host`."""
 
@@ -52,7 +55,7 @@ class EmailSettings(Settings):
     sender: Annotated[str | None, Env("SMTP_FROM"), AfterValidator(_sender)] = None
     tls: Annotated[Literal["starttls", "implicit", "none"] | None, Env("SMTP_TLS")] = None
     ca_file: Path | None = None
-    to: Annotated[CommaSeparated, Env("ALERT_EMAIL_TO"), AfterValidator(_addresses)] = ()
+    to: Annotated[Addresses, Env("ALERT_EMAIL_TO")] = ()
     timeout: Duration = timedelta(seconds=10)
     workers: Annotated[int, Field(ge=1, le=32)] = 4
 
@@ -208,7 +211,7 @@ def _failure(error: smtplib.SMTPException | OSError) -> DeliveryError:
                 f"the mail server does not offer what the settings ask for: {_words(error)}", permanent=True
             )
         case _:
-            return DeliveryError(f"mail server not reached: {_words(error)}")
+            return DeliveryError(f"connection to the mail server failed: {_words(error)}")
 
 
 def _refusal(what: str, code: int, words: bytes | str) -> DeliveryError:

@@ -1,0 +1,82 @@
+"""A sandbox to send to, stores of both kinds, and notifications to send."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.demo.sandbox import Options, Sandbox
+from receiver.outbox import Outbox
+from receiver.store import Store, read_url
+from tests.databases import PostgreSQL
+
+
+@pytest.fixture(scope="session")
+def shared_sandbox() -> Iterator[Sandbox]:
+    with Sandbox(Options(slack_rate=0)) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(shared_sandbox: Sandbox) -> Iterator[Sandbox]:
+    """Empty, behaving, without Slack's rate limit."""
+    yield shared_sandbox
+    shared_sandbox.behave()
+    shared_sandbox.set_balance(100_000)
+    shared_sandbox.clear()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """For localhost and 127.0.0.1, signed by itself."""
+    folder = tmp_path_factory.mktemp("certificate")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    asked = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(cert)]
+    subprocess.run(["openssl", *asked.split(), *names, *files], check=True, capture_output=True)
+    return cert, key
+
+
+_names = itertools.count(1)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/receiver.db"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return new_database(server)
+
+
+def new_database(server: PostgreSQL) -> str:
+    """An empty database on the cluster, with its owner's URL."""
+    name = f"receiver{next(_names)}"
+    server.execute(f"CREATE DATABASE {name}", database="postgres")
+    return f"postgresql://owner@/{name}?host={server.folder}&port={server.port}"
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    """Started, and closed at the end."""
+    opened = Store(read_url(database_url))
+    opened.start()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def outbox(store: Store) -> Outbox:
+    """Of a process called `one`."""
+    return Outbox(store, "one")
+
+
+@pytest.fixture
+def sample() -> Callable[[str], bytes]:
+    """The body of one of `samples/`, as Alertmanager 0.25 sent it."""
+    return lambda name: (Path(__file__).parent / "samples" / f"{name}.json").read_bytes()

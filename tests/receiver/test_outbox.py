@@ -1,0 +1,355 @@
+"""The outbox on SQLite and on PostgreSQL: what is accepted, claimed, finished and forgotten."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func, select
+
+from receiver.notification import Notification
+from receiver.outbox import Accepted, Claim, Filter, Outbox, Settlement
+from receiver.routing import planner
+from receiver.store import Store
+from receiver.tables import alerts
+from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, alert, notification
+
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+DELIVERED = Settlement("delivered", {0: ("delivered", None)})
+
+
+def add(outbox: Outbox, told: Notification | None = None, *, at: timedelta = timedelta(0)) -> Accepted:
+    """Stores one so long after NOW."""
+    told = told or notification()
+    return outbox.add(told, planner(told, ROUTING), now=NOW + at, dedup_window=WINDOW, give_up_after=DAY)
+
+
+def claim(outbox: Outbox, channel: str = "email", *, at: timedelta = timedelta(0), limit: int = 10) -> list[Claim]:
+    return outbox.claim(channel, now=NOW + at, limit=limit)
+
+
+def finish(outbox: Outbox, one: Claim, state: str = "delivered", **more: object) -> None:
+    to = {"delivered": "delivered", "failed": "refused", "retrying": "waiting"}[state]
+    recipients = {recipient.position: (to, None) for recipient in one.recipients}
+    outbox.finish(one, Settlement(state, recipients, **more), now=NOW)  # type: ignore[arg-type] # as the test says
+
+
+# Accepting
+
+
+def test_notification_is_stored_with_its_deliveries(outbox: Outbox) -> None:
+    assert add(outbox) == Accepted(1, 3, duplicate=False)
+    record = outbox.notification(1)
+    assert record is not None
+    assert record.notification == notification()
+    assert {delivery.channel: len(delivery.recipients) for delivery in record.deliveries} == {
+        "email": 2,
+        "sms": 2,
+        "slack": 1,
+    }
+    assert {delivery.state for delivery in record.deliveries} == {"pending"}
+
+
+def test_same_body_within_the_window_is_a_duplicate(outbox: Outbox) -> None:
+    first = add(outbox)
+    assert add(outbox, at=WINDOW - SECOND) == Accepted(first.notification_id, 0, duplicate=True)
+    record = outbox.notification(first.notification_id)
+    assert record is not None
+    assert (record.duplicates, len(record.deliveries)) == (1, 3)
+
+
+def test_same_body_after_the_window_is_a_reminder(outbox: Outbox) -> None:
+    first = add(outbox)
+    second = add(outbox, at=WINDOW)
+    assert (second.duplicate, second.deliveries) == (False, 3)
+    assert second.notification_id != first.notification_id
+
+
+def test_duplicate_does_not_lengthen_the_window(outbox: Outbox) -> None:
+    add(outbox)
+    add(outbox, at=WINDOW - SECOND)
+    assert add(outbox, at=WINDOW).duplicate is False
+
+
+def test_what_alertmanager_calls_a_reminder_is_none(outbox: Outbox) -> None:
+    add(outbox)
+    assert add(outbox, notification(reason="repeat interval elapsed"), at=MINUTE).duplicate is False
+    assert add(outbox, notification(reason="new alerts added"), at=2 * MINUTE).duplicate is True
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        notification(group_key="{}:{other}"),
+        notification(truncated=1),
+        notification(alert(resolved_after=MINUTE)),
+        notification(alert(starts_at=NOW + SECOND)),
+        notification(alert(), alert("f2")),
+    ],
+    ids=["group", "truncated", "resolved", "fires anew", "one more"],
+)
+def test_any_other_transition_is_no_duplicate(outbox: Outbox, other: Notification) -> None:
+    add(outbox)
+    assert add(outbox, other, at=SECOND).duplicate is False
+
+
+def test_order_and_repetition_of_alerts_do_not_matter_to_a_duplicate(outbox: Outbox) -> None:
+    add(outbox, notification(alert("a"), alert("b")))
+    assert add(outbox, notification(alert("b"), alert("a"), alert("b")), at=SECOND).duplicate is True
+
+
+def test_of_many_at_once_only_one_is_new(store: Store) -> None:
+    answers: list[Accepted] = []
+    start = threading.Barrier(8)
+
+    def post(name: str) -> None:
+        start.wait()
+        answers.append(add(Outbox(store, name)))
+
+    threads = [threading.Thread(target=post, args=(f"replica {number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answer.duplicate for answer in answers) == [False] + [True] * 7
+    assert len({answer.notification_id for answer in answers}) == 1
+
+
+def test_heartbeat_counts_even_as_a_duplicate(outbox: Outbox) -> None:
+    beat = notification(alert(name="ColdChainWatchdog", severity="none"))
+    assert outbox.heartbeat() is None
+    assert add(outbox, beat).deliveries == 0
+    assert add(outbox, beat, at=MINUTE).duplicate is True
+    assert outbox.heartbeat() == NOW + MINUTE
+
+
+def test_resolved_watchdog_is_no_heartbeat(outbox: Outbox) -> None:
+    add(outbox, notification(alert(name="ColdChainWatchdog", resolved_after=MINUTE)))
+    assert outbox.heartbeat() is None
+
+
+def test_resolved_goes_to_whoever_got_it_firing(outbox: Outbox) -> None:
+    add(outbox, notification(alert(severity="warning")))
+    resolved = notification(alert(severity="critical", resolved_after=MINUTE))
+    assert add(outbox, resolved, at=MINUTE).deliveries == 2
+
+
+def test_channel_that_failed_to_tell_of_it_does_not_tell_of_its_end(outbox: Outbox) -> None:
+    add(outbox, notification(alert(severity="warning")))
+    finish(outbox, claim(outbox)[0], "failed")
+    assert add(outbox, notification(alert(severity="warning", resolved_after=MINUTE)), at=MINUTE).deliveries == 1
+
+
+def test_recipient_that_was_refused_is_not_told_of_its_end(outbox: Outbox) -> None:
+    add(outbox, notification(alert(severity="warning")))
+    recipients = {0: ("delivered", None), 1: ("refused", "550")}
+    outbox.finish(claim(outbox)[0], Settlement("partial", recipients), now=NOW)
+    second = add(outbox, notification(alert(severity="warning", resolved_after=MINUTE)), at=MINUTE)
+    record = outbox.notification(second.notification_id)
+    assert record is not None
+    assert [one.address for one in record.deliveries[0].recipients] == ["a@example.com"]
+
+
+def test_delivery_holds_only_the_alerts_that_it_tells(outbox: Outbox) -> None:
+    add(outbox, notification(alert("a", severity="info"), alert("b", severity="warning"), alert("c", severity="none")))
+    assert [one.fingerprint for one in claim(outbox)[0].notification.alerts] == ["b"]
+    assert [one.fingerprint for one in claim(outbox, "slack")[0].notification.alerts] == ["a", "b"]
+
+
+def test_ten_thousand_alerts_are_stored_and_their_end_finds_them(outbox: Outbox, store: Store) -> None:
+    many = [alert(f"f{number}", severity="warning") for number in range(10_000)]
+    add(outbox, notification(*many))
+    assert (
+        store.read(lambda connection: connection.execute(select(func.count()).select_from(alerts)).scalar()) == 10_000
+    )
+    ended = [alert(f"f{number}", severity="critical", resolved_after=MINUTE) for number in range(10_000)]
+    assert add(outbox, notification(*ended), at=MINUTE).deliveries == 2
+
+
+# Delivering
+
+
+def test_claimed_delivery_is_not_claimed_again(outbox: Outbox, store: Store) -> None:
+    add(outbox)
+    assert len(claim(outbox)) == 1
+    assert claim(outbox) == []
+    assert claim(Outbox(store, "two")) == []
+
+
+def test_most_urgent_goes_first_then_the_oldest(outbox: Outbox) -> None:
+    for number, severity in enumerate(["info", "warning", "critical", "warning", "critical"]):
+        told = notification(alert(f"f{number}", severity=severity), group_key=str(number))
+        add(outbox, told, at=number * SECOND)
+    order = [claim(outbox, "slack", at=MINUTE, limit=1)[0].notification_id for _ in range(5)]
+    assert order == [3, 5, 2, 4, 1]
+
+
+def test_group_keeps_its_order(outbox: Outbox) -> None:
+    add(outbox, notification(alert(severity="info")))
+    add(outbox, notification(alert(severity="info", resolved_after=MINUTE)), at=MINUTE)
+    (first,) = claim(outbox, "slack", at=MINUTE)
+    assert claim(outbox, "slack", at=MINUTE) == []
+    finish(outbox, first)
+    (second,) = claim(outbox, "slack", at=MINUTE)
+    assert [first.notification_id, second.notification_id] == [1, 2]
+
+
+def test_mailbox_that_is_full_does_not_hold_up_the_group(outbox: Outbox) -> None:
+    add(outbox, notification(alert(severity="warning")))
+    add(outbox, notification(alert(severity="warning", resolved_after=MINUTE)), at=MINUTE)
+    recipients = {0: ("delivered", None), 1: ("waiting", "452")}
+    outbox.finish(claim(outbox)[0], Settlement("retrying", recipients, next_attempt_at=NOW + DAY), now=NOW)
+    assert [one.notification_id for one in claim(outbox, at=MINUTE)] == [2]
+
+
+def test_busy_lane_is_left_alone(outbox: Outbox) -> None:
+    add(outbox)
+    assert outbox.claim("slack", now=NOW, limit=1, busy_lanes=["default"]) == []
+    assert len(outbox.claim("slack", now=NOW, limit=1, busy_lanes=["other"])) == 1
+
+
+def test_retry_waits_for_its_time_even_in_another_process(outbox: Outbox, store: Store) -> None:
+    add(outbox)
+    (first,) = claim(outbox)
+    finish(outbox, first, "retrying", next_attempt_at=NOW + MINUTE, error="busy")
+    other = Outbox(store, "after a restart")
+    assert claim(other, at=MINUTE - SECOND) == []
+    assert other.next_due("email") == NOW + MINUTE
+    (again,) = claim(other, at=MINUTE)
+    assert (again.id, again.attempts) == (first.id, 1)
+
+
+def test_only_unsettled_recipients_are_left(outbox: Outbox) -> None:
+    add(outbox)
+    recipients = {0: ("delivered", None), 1: ("waiting", "452")}
+    outbox.finish(claim(outbox)[0], Settlement("retrying", recipients, next_attempt_at=NOW), now=NOW)
+    assert [recipient.state for recipient in claim(outbox)[0].recipients] == ["delivered", "waiting"]
+
+
+def test_dead_workers_delivery_is_taken_up_when_its_lease_ends(outbox: Outbox, store: Store) -> None:
+    add(outbox)
+    (lost,) = claim(outbox)
+    two = Outbox(store, "two")
+    assert claim(two, at=outbox.lease - SECOND) == []
+    assert two.next_due("email") == NOW + outbox.lease
+    (found,) = claim(two, at=outbox.lease)
+    assert found.id == lost.id
+    assert found.unanswered_since == NOW  # nobody knows how far the first came
+
+
+def test_renewed_lease_is_not_taken(outbox: Outbox, store: Store) -> None:
+    add(outbox)
+    claim(outbox)
+    outbox.renew(now=NOW + 20 * SECOND)
+    assert claim(Outbox(store, "two"), at=outbox.lease + SECOND) == []
+
+
+def test_late_answer_of_a_worker_that_lost_its_lease_spares_the_recipients_a_second_message(
+    outbox: Outbox, store: Store
+) -> None:
+    add(outbox)
+    (late,) = claim(outbox)
+    two = Outbox(store, "two")
+    (taken,) = claim(two, at=outbox.lease)
+    outbox.finish(late, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW)
+    record = outbox.notification(1)
+    assert record is not None
+    assert [one.state for one in record.deliveries[0].recipients] == ["delivered", "delivered"]
+    assert record.deliveries[0].state == "pending"  # the one that holds it settles it
+    finish(two, taken)
+
+
+def test_released_delivery_is_there_at_once(outbox: Outbox) -> None:
+    add(outbox)
+    outbox.release(claim(outbox), now=NOW + SECOND)
+    (again,) = claim(outbox, at=SECOND)
+    assert again.unanswered_since == NOW
+
+
+def test_failed_delivery_can_be_put_in_line_again(outbox: Outbox) -> None:
+    add(outbox)
+    (failed,) = claim(outbox)
+    recipients = {0: ("delivered", None), 1: ("refused", "550")}
+    outbox.finish(failed, Settlement("partial", recipients, error="550"), now=NOW)
+    assert outbox.retry(failed.id, now=NOW + DAY, give_up_after=DAY) is True
+    (again,) = claim(outbox, at=DAY)
+    assert [recipient.state for recipient in again.recipients] == ["delivered", "waiting"]
+    assert (again.attempts, again.give_up_at) == (0, NOW + 2 * DAY)
+
+
+@pytest.mark.parametrize(
+    ("settle", "delivery_id", "expected"), [(True, 1, False), (False, 1, False), (False, 99, None)]
+)
+def test_only_a_delivery_that_did_not_get_through_can(
+    outbox: Outbox, *, settle: bool, delivery_id: int, expected: bool | None
+) -> None:
+    add(outbox)
+    if settle:
+        finish(outbox, claim(outbox)[0])
+    assert outbox.retry(delivery_id, now=NOW, give_up_after=DAY) is expected
+
+
+# Looking and forgetting
+
+
+def test_waiting_counts_by_channel_and_state(outbox: Outbox) -> None:
+    add(outbox)
+    add(outbox, notification(group_key="other"), at=MINUTE)
+    finish(outbox, claim(outbox)[0], "failed")
+    found = {(row.channel, row.state): (row.count, row.oldest) for row in outbox.waiting()}
+    assert found == {
+        ("email", "failed"): (1, NOW),
+        ("email", "pending"): (1, NOW + MINUTE),
+        ("slack", "pending"): (2, NOW),
+        ("sms", "pending"): (2, NOW),
+    }
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ids"),
+    [
+        (Filter(), [3, 2, 1]),
+        (Filter(limit=2), [3, 2]),
+        (Filter(before=3), [2, 1]),
+        (Filter(firing=False), [3]),
+        (Filter(severity="warning"), [2]),
+        (Filter(channel="sms"), [3, 1]),
+        (Filter(state="failed"), [1]),
+        (Filter(state="failed", channel="slack"), []),
+    ],
+)
+def test_history_is_filtered_newest_first(outbox: Outbox, wanted: Filter, ids: list[int]) -> None:
+    add(outbox)
+    add(outbox, notification(alert("w", severity="warning"), group_key="other"), at=SECOND)
+    add(outbox, notification(alert(resolved_after=MINUTE)), at=MINUTE)
+    finish(outbox, claim(outbox)[0], "failed")
+    assert [record.id for record in outbox.history(wanted)] == ids
+
+
+def test_pruning_forgets_what_is_old_and_settled(outbox: Outbox) -> None:
+    add(outbox, notification(alert(severity="info"), group_key="settled"))
+    add(outbox, notification(alert(severity="info"), group_key="open"))
+    add(outbox, notification(alert(severity="info"), group_key="young"), at=DAY)
+    finish(outbox, claim(outbox, "slack", limit=1)[0])
+    assert outbox.prune(before=NOW + DAY, seen_before=NOW) == 1
+    assert outbox.prune(before=NOW + DAY, seen_before=NOW) == 0
+    assert [record.group_key for record in outbox.history(Filter())] == ["young", "open"]
+
+
+def test_erased_address_is_in_no_row(outbox: Outbox) -> None:
+    add(outbox)
+    recipients = {0: ("refused", "a@example.com refused: 550 no a@example.com here"), 1: ("delivered", None)}
+    outbox.finish(claim(outbox)[0], Settlement("partial", recipients, error="a@example.com refused: 550"), now=NOW)
+    assert outbox.erase("a@example.com") == 1
+    record = outbox.notification(1)
+    assert record is not None
+    assert "a@example.com" not in repr(record)
+    assert [one.state for one in record.deliveries[0].recipients] == ["refused", "delivered"]
+
+
+def test_erased_address_gets_nothing_more(outbox: Outbox) -> None:
+    add(outbox)
+    outbox.erase("a@example.com")
+    assert [one.address for one in claim(outbox)[0].recipients if one.state == "waiting"] == ["b@example.com"]

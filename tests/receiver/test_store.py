@@ -1,0 +1,233 @@
+"""The store when things go wrong beneath it: locked, full, gone, twice at once; and that it recovers by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, event, func, insert, select, text
+
+from receiver.store import Store, StoreUnavailableError, read_url
+from receiver.tables import heartbeats, metadata
+from tests.databases import PostgreSQL
+from tests.receiver.conftest import new_database
+from tests.receiver.making import NOW
+from tests.waiting import until
+
+
+def beat(name: str, connection: Connection) -> None:
+    connection.execute(insert(heartbeats).values(name=name, seen_at=NOW))
+
+
+def write(store: Store, name: str) -> None:
+    store.write(lambda connection: beat(name, connection))
+
+
+def names(store: Store) -> list[str]:
+    return sorted(store.read(lambda connection: connection.execute(select(heartbeats.c.name)).scalars().all()))
+
+
+@contextlib.contextmanager
+def opened(url: str) -> Iterator[Store]:
+    store = Store(read_url(url))
+    store.start()
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "receiver.db"
+
+
+@pytest.fixture
+def sqlite_store(file: Path) -> Iterator[Store]:
+    with opened(f"sqlite:///{file}") as store:
+        yield store
+
+
+def test_tables_are_what_the_migrations_make(store: Store) -> None:
+    found = store.read(lambda connection: compare_metadata(MigrationContext.configure(connection), metadata))
+    assert found == []
+
+
+def test_two_processes_may_start_on_an_empty_database_at_once(database_url: str) -> None:
+    program = (
+        "import sys; from receiver.store import Store, read_url; store = Store(read_url(sys.argv[1])); store.start(); "
+        "print(store.write(lambda c: c.exec_driver_sql('SELECT count(*) FROM alembic_version').scalar())); "
+        "store.close()"
+    )
+    command = [sys.executable, "-c", program, database_url]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [process.communicate()[0] for process in started] == ["1\n"] * 4
+
+
+def test_sqlite_waits_for_the_disk_on_every_commit(sqlite_store: Store) -> None:
+    def ask(connection: Connection) -> tuple[Any, Any]:
+        return (
+            connection.exec_driver_sql("PRAGMA journal_mode").scalar(),
+            connection.exec_driver_sql("PRAGMA synchronous").scalar(),
+        )
+
+    assert sqlite_store.write(ask) == ("wal", 2)
+
+
+def test_what_waits_is_committed_together(sqlite_store: Store) -> None:
+    commits: list[Connection] = []
+    names(sqlite_store)
+    event.listen(sqlite_store._engine, "commit", commits.append)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(connection: Connection) -> None:
+        beat("first", connection)
+        entered.set()
+        go_on.wait(20)
+
+    threads = [threading.Thread(target=sqlite_store.write, args=(slow,))]
+    threads[0].start()
+    entered.wait(20)
+    threads += [threading.Thread(target=write, args=(sqlite_store, f"n{number}")) for number in range(9)]
+    for thread in threads[1:]:
+        thread.start()
+    until(lambda: sqlite_store._jobs.qsize() == 9, "all nine wait")
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert len(names(sqlite_store)) == 10
+    assert len(commits) == 2
+
+
+def test_wrong_piece_of_work_fails_alone(sqlite_store: Store) -> None:
+    write(sqlite_store, "a")
+    with pytest.raises(StoreUnavailableError, match="UNIQUE"):
+        write(sqlite_store, "a")
+    with pytest.raises(ZeroDivisionError):
+        sqlite_store.write(lambda _connection: 1 // 0)
+    write(sqlite_store, "b")
+    assert names(sqlite_store) == ["a", "b"]
+
+
+def test_locked_store_is_unavailable_and_recovers(sqlite_store: Store, file: Path) -> None:
+    write(sqlite_store, "before")
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreUnavailableError, match="database is locked"):
+            write(sqlite_store, "meanwhile")
+    write(sqlite_store, "after")
+    assert names(sqlite_store) == ["after", "before"]
+
+
+def test_full_store_is_unavailable_and_recovers(file: Path) -> None:
+    with opened(f"sqlite:///{file}") as store:
+        pages = store.write(lambda connection: connection.exec_driver_sql("PRAGMA page_count").scalar())
+
+        def limit(connection: Any, most: int | None = pages) -> None:
+            connection.execute(f"PRAGMA max_page_count = {most}")
+
+        store.write(lambda connection: limit(connection.connection.dbapi_connection))
+
+        def fill() -> None:
+            for number in range(1_000):
+                write(store, f"{number:060}")
+
+        with pytest.raises(StoreUnavailableError, match="database or disk is full"):
+            fill()
+        store._engine.dispose()  # the limit is the connection's; on a disk, somebody makes room
+        write(store, "after")
+        assert "after" in names(store)
+
+
+def test_read_only_store_is_unavailable_and_recovers(sqlite_store: Store) -> None:
+    write(sqlite_store, "before")
+
+    @contextlib.contextmanager
+    def read_only() -> Iterator[None]:
+        sqlite_store.read(lambda connection: connection.exec_driver_sql("PRAGMA query_only = ON"))
+        yield
+        sqlite_store._engine.dispose()
+
+    with read_only(), pytest.raises(StoreUnavailableError, match="readonly database"):
+        write(sqlite_store, "meanwhile")
+    write(sqlite_store, "after")
+    assert names(sqlite_store) == ["after", "before"]
+
+
+def test_removed_file_is_noticed_and_made_anew(sqlite_store: Store, file: Path) -> None:
+    write(sqlite_store, "lost")
+    file.unlink()
+    write(sqlite_store, "kept")
+    with opened(f"sqlite:///{file}") as other:
+        assert names(other) == ["kept"]
+
+
+def test_file_that_goes_during_the_commit_is_no_success(sqlite_store: Store, file: Path) -> None:
+    def remove(connection: Connection) -> None:
+        beat("lost", connection)
+        file.unlink()
+
+    with pytest.raises(StoreUnavailableError, match="file is gone"):
+        sqlite_store.write(remove)
+
+
+def test_missing_folder_is_unavailable_and_recovers(tmp_path: Path) -> None:
+    with opened(f"sqlite:///{tmp_path}/mounted/receiver.db") as store:
+        with pytest.raises(StoreUnavailableError, match="unable to open database file"):
+            write(store, "before")
+        (tmp_path / "mounted").mkdir()
+        write(store, "after")
+        assert names(store) == ["after"]
+
+
+def test_stopped_postgresql_is_unavailable_and_recovers(postgresql: PostgreSQL) -> None:
+    with opened(new_database(postgresql)) as store:
+        write(store, "before")
+        postgresql.stop()
+        try:
+            with pytest.raises(StoreUnavailableError, match="connection"):
+                write(store, "meanwhile")
+        finally:
+            postgresql.start()
+        write(store, "after")
+        assert names(store) == ["after", "before"]
+
+
+def test_locked_postgresql_is_unavailable_and_recovers(postgresql: PostgreSQL) -> None:
+    with opened(new_database(postgresql)) as store, opened(new_database(postgresql)):
+        write(store, "before")
+        with store._engine.connect() as other:
+            other.execute(text("LOCK TABLE heartbeats"))
+            with pytest.raises(StoreUnavailableError, match="lock timeout"):
+                write(store, "meanwhile")
+        write(store, "after")
+        assert store.read(lambda c: c.execute(select(func.count()).select_from(heartbeats)).scalar()) == 2
+
+
+def test_error_holds_no_password(tmp_path: Path) -> None:
+    with opened("postgresql://user:geheim@127.0.0.1:1/none") as store, pytest.raises(StoreUnavailableError) as caught:
+        write(store, "never")
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("receiver.db", "write a URL such as"),
+        ("mysql://h/d", "mysql is not supported"),
+        ("sqlite://", "nothing would survive a restart"),
+        ("sqlite:///:memory:", "nothing would survive a restart"),
+    ],
+)
+def test_address_that_cannot_be_used_is_refused(value: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        read_url(value)
