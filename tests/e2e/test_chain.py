@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from tests.databases import PostgreSQL
+from tests.deploy.files import RULE_FILES, recorded, rules
+from tests.deploy.promql import problems, scraped
 from tests.e2e.chain import Chain, running_chain
 from tests.waiting import until
 
@@ -36,6 +38,12 @@ def scrape(chain: Chain, times: int) -> None:
 def test_from_the_database_to_the_inbox_and_back(chain: Chain, postgresql: PostgreSQL) -> None:
     backlog = "2시간 이상 배차 대기 중인 주문이 11건 있습니다"
     down = "데이터베이스에 연결할 수 없습니다"
+
+    postgresql.clear()
+    postgresql.execute(
+        "INSERT INTO vehicles (code, plate_number, vehicle_type, status, is_active) "
+        "VALUES ('V-1', '12가 3456', 'FROZEN', 'IN_USE', true)"
+    )
 
     # 1. Eleven orders wait for over two hours: one warning by email and Slack, and no SMS.
     postgresql.execute(
@@ -84,6 +92,15 @@ def test_from_the_database_to_the_inbox_and_back(chain: Chain, postgresql: Postg
     until(lambda: [text for text in chain.slacks("데이터베이스") if "해소" in text], "Slack says so")
     until(lambda: [text for text in chain.texts("데이터베이스") if "해소" in text["msg"]], "the phone says so")
     assert {name: process.popen.poll() for name, process in chain.processes.items()} == dict.fromkeys(pids)
+
+
+def test_rules_use_only_series_and_labels_of_a_real_scrape(chain: Chain) -> None:
+    until(lambda: "coldchain_vehicles_utilization_ratio" in chain.metrics(), "the vehicles are counted")
+    pages = [httpx.get(chain.url(name, "/metrics")).text for name in ("exporter", "receiver")]
+    up = "up 1\n"  # Prometheus makes it of every scrape
+    known = {**scraped(*pages, up), **recorded(RULE_FILES)}
+    shipped = [rule["expr"] for path in RULE_FILES if path.stem != "cold-chain" for rule in rules([path])]
+    assert problems(shipped, known) == []
 
 
 def test_every_process_ends_cleanly_on_sigterm(chain: Chain) -> None:
