@@ -145,7 +145,13 @@ class Page:
     compressed_headers: list[tuple[bytes, bytes]]
 
 
-_choose = functools.lru_cache(maxsize=64)(choose_encoder)
+@functools.lru_cache(maxsize=64)
+def _choose(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """The format that the Accept header asks for, as prometheus_client understands it; plain text where it does not."""
+    try:
+        return choose_encoder(accept)
+    except TypeError:  # a version that is no number (prometheus_client 0.26)
+        return choose_encoder("")
 
 
 class Exposition:

@@ -138,7 +138,7 @@ class HostSource:
         for mountpoint in sorted(silent - self._silent):
             log.warning("mount does not answer, its figures are left out until it does", mountpoint=mountpoint)
         for mountpoint in sorted(self._silent - silent):
-            log.info("mount answers again", mountpoint=mountpoint)
+            log.info("mount answers again, or is gone", mountpoint=mountpoint)
         self._silent = frozenset(silent)
 
     def _network(self) -> tuple[Family, ...]:

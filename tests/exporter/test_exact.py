@@ -20,6 +20,7 @@ from tests.exporter.awkward import NOW, Site, close, expected, fill
 
 BERLIN, SEOUL, NEW_YORK = ZoneInfo("Europe/Berlin"), ZoneInfo("Asia/Seoul"), ZoneInfo("America/New_York")
 Execute = Callable[[str], list[tuple[Any, ...]]]
+UTC_ZONE = ZoneInfo("UTC")
 POSTGRESQL_SECONDS = "extract(epoch FROM {end} - {start})"
 MARIADB_SECONDS = "(unix_timestamp({end}) - unix_timestamp({start}))"
 SQLITE_SECONDS = (
@@ -35,9 +36,7 @@ def series(site: Site, now: datetime, *, timezone: ZoneInfo = SEOUL, **settings:
         {
             "database_url": SecretStr(site.url),
             # of no matter where columns say for themselves that they are UTC
-            "database_timezone": NEW_YORK
-            if site.zone in {None, ZoneInfo("UTC")} and "sqlite" not in site.url
-            else site.zone,
+            "database_timezone": NEW_YORK if site.zone in {None, UTC_ZONE} and "sqlite" not in site.url else site.zone,
             "timezone": timezone,
             **settings,
         }
@@ -115,13 +114,13 @@ def mariadb_native_site(mariadb: MariaDB) -> Iterator[Site]:
                 execute(f"ALTER TABLE {table} MODIFY {column} timestamp(6) NOT NULL DEFAULT now(6)")
         words = "'PENDING', 'ASSIGNED', 'IN_TRANSIT', 'DELIVERED', 'CANCELLED', 'ON_HOLD'"
         execute(f"ALTER TABLE orders MODIFY status ENUM ({words}) NOT NULL")
-        yield Site(f"mysql://root@/native?unix_socket={mariadb.socket}", execute, ZoneInfo("UTC"), MARIADB_SECONDS)
+        yield Site(f"mysql://root@/native?unix_socket={mariadb.socket}", execute, UTC_ZONE, MARIADB_SECONDS)
         execute("DROP DATABASE native")
 
 
 @pytest.fixture
 def sqlite_site(sqlite: SQLite) -> Site:
-    return Site(sqlite.url, sqlite.execute, ZoneInfo("UTC"), SQLITE_SECONDS, SQLITE_COMPARE)
+    return Site(sqlite.url, sqlite.execute, UTC_ZONE, SQLITE_SECONDS, SQLITE_COMPARE)
 
 
 @pytest.fixture

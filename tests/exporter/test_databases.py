@@ -1,0 +1,236 @@
+"""What a failing database is called, by each of its drivers, and what URLs are understood."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy
+
+from exporter.databases import DatabaseError, Failure, Reader, open_reader, parse_url
+from exporter.databases.base import hint_for
+from tests.databases import PASSWORD, QUOTED_PASSWORD, MariaDB, PostgreSQL, free_port
+
+
+def failure(url: str, sql: str = "SELECT 1", timeout: float = 4) -> DatabaseError:
+    """How a statement fails on a connection of its own."""
+    reader = open_reader(parse_url(url), timeout)
+    try:
+        with pytest.raises(DatabaseError) as caught:
+            reader.read(lambda connection: connection.exec_driver_sql(sql).all(), timeout)
+    finally:
+        reader.close()
+    return caught.value
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A port whose server takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def unreachable() -> Iterator[int]:
+    """A port that no connection gets through to, as behind a firewall: its queue is full, and nobody takes from it."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        port: int = server.getsockname()[1]
+        callers = []
+        for _ in range(4):
+            caller = socket.socket()
+            caller.setblocking(False)
+            caller.connect_ex(("127.0.0.1", port))
+            callers.append(caller)
+        yield port
+        for caller in callers:
+            caller.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        ("postgresql://u:p@db/dispatch", "postgresql+psycopg://u:p@db/dispatch"),
+        ("postgres://u:p@db/dispatch", "postgresql+psycopg://u:p@db/dispatch"),
+        ("postgresql+psycopg://u:p@db/dispatch", "postgresql+psycopg://u:p@db/dispatch"),
+        ("postgresql+asyncpg://u:p@db:6432/dispatch", "postgresql+psycopg://u:p@db:6432/dispatch"),
+        ("mysql://u:p@db/dispatch", "mysql+pymysql://u:p@db/dispatch"),
+        ("mariadb+aiomysql://u:p@db/dispatch", "mysql+pymysql://u:p@db/dispatch"),
+        ("sqlite:////srv/dispatch.db", "sqlite:////srv/dispatch.db"),
+        ("sqlite+aiosqlite:///dispatch.db", "sqlite:///dispatch.db"),
+    ],
+)
+def test_urls_of_the_system_are_taken_with_drivers_of_ours(given: str, understood: str) -> None:
+    assert parse_url(given).render_as_string(hide_password=False) == understood
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("dispatch.db", "not a database URL; write postgresql://"),
+        ("oracle://u:secret@db/dispatch", "not a database URL; write postgresql://"),
+        ("postgresql://u:secret@db:port/dispatch", "percent-encoded"),
+        ("postgresql://u:secret@db", "the URL names no database"),
+        ("sqlite://", "give the file's path"),
+        ("sqlite:///:memory:", "plain path"),
+    ],
+)
+def test_urls_that_cannot_be_used_are_refused_without_repeating_them(given: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_url(given)
+    assert "sec" not in str(caught.value)
+
+
+def test_a_missing_driver_is_named_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.databases.urls.find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"pip install 'coldchain-monitor\[mysql\]'"):
+        parse_url("mysql://u:p@db/dispatch")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
+def test_a_refused_connection_is_told_with_address_and_hint(scheme: str) -> None:
+    port = free_port()
+    error = failure(f"{scheme}://u:secret@127.0.0.1:{port}/dispatch")
+    assert error.failure is Failure.UNREACHABLE
+    assert "127.0.0.1" in str(error)
+    assert str(port) in str(error)
+    assert "refused" in str(error)
+    assert error.hint == "is the server running there, and the port right?"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
+def test_a_host_that_does_not_answer_is_given_up(scheme: str, unreachable: int) -> None:
+    error = failure(f"{scheme}://u:secret@127.0.0.1:{unreachable}/dispatch")
+    assert error.failure is Failure.UNREACHABLE
+    assert error.hint == "is the host right, and does a firewall let this machine through?"
+
+
+def test_a_server_that_says_nothing_is_given_up(silent: int) -> None:
+    assert failure(f"postgresql://u:secret@127.0.0.1:{silent}/dispatch").failure is Failure.UNREACHABLE
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
+def test_a_host_without_an_address_is_told(scheme: str) -> None:
+    error = failure(f"{scheme}://u:secret@nowhere.invalid/dispatch")
+    assert error.failure is Failure.UNREACHABLE
+    assert error.hint == "check the host's name in DATABASE_URL"
+
+
+def change(url: str, old: str, new: str) -> str:
+    assert old in url
+    return url.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "hint"),
+    [
+        (QUOTED_PASSWORD, "a-wrong-one", "check user and password"),
+        ("coldchain_exporter", "nobody", "check user and password"),
+        ("/dispatch", "/elsewhere", "check the database's name in DATABASE_URL"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_what_is_wrong_in_the_url_is_told_and_never_the_password(
+    request: pytest.FixtureRequest, kind: str, old: str, new: str, hint: str
+) -> None:
+    server: PostgreSQL | MariaDB = request.getfixturevalue(kind)
+    error = failure(change(server.url, old, new))
+    assert error.failure is Failure.UNREACHABLE
+    if (kind, new) != ("mariadb", "/elsewhere"):  # MariaDB denies access to what it does not let us know about
+        assert error.hint == hint
+    for secret in (PASSWORD, QUOTED_PASSWORD, "a-wrong-one"):
+        assert secret not in f"{error} {error.hint}"
+
+
+@pytest.mark.parametrize(
+    ("sql", "failed", "words"),
+    [
+        ("SELECT id FROM nowhere", Failure.REFUSED, "nowhere"),
+        ("SELECT nothing FROM orders", Failure.REFUSED, "nothing"),
+        ("SELECT order_number FROM orders", Failure.REFUSED, "denied"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_what_the_database_refuses_is_told_in_its_words(
+    request: pytest.FixtureRequest, kind: str, sql: str, failed: Failure, words: str
+) -> None:
+    server: PostgreSQL | MariaDB = request.getfixturevalue(kind)
+    error = failure(server.url, sql)
+    assert error.failure is failed
+    assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sql"), [("postgresql", "SELECT pg_sleep(30)"), ("mariadb", "SELECT sleep(30) FROM vehicles")]
+)
+def test_a_query_that_is_out_of_time_is_ended_by_the_server(
+    request: pytest.FixtureRequest, kind: str, sql: str
+) -> None:
+    server: PostgreSQL | MariaDB = request.getfixturevalue(kind)
+    server.execute(
+        "INSERT INTO vehicles (code, plate_number, vehicle_type, status, is_active) "
+        "VALUES ('1', '1', 'DUAL', 'IN_USE', true)"
+    )
+    sql = change(sql, "sleep(30)", "sleep(30) + max(id)") if kind == "mariadb" else sql
+    error = failure(server.url, sql, timeout=0.5)
+    server.clear()
+    assert (error.failure, str(error)) == (Failure.SLOW, "the query ran into its time-out")
+
+
+def test_nothing_can_be_written(postgresql: PostgreSQL) -> None:
+    owner = f"postgresql://owner@/dispatch?host={postgresql.folder}&port={postgresql.port}"
+    assert "read-only transaction" in str(failure(owner, "DELETE FROM orders"))
+
+
+def pid(connection: sqlalchemy.Connection) -> int:
+    return int(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+
+
+def test_a_connection_that_was_lost_at_rest_is_replaced_at_once(postgresql: PostgreSQL) -> None:
+    reader = open_reader(parse_url(postgresql.url), 4)
+    first = reader.read(pid, 4)
+    assert reader.read(pid, 4) == first  # kept
+    with postgresql.connect() as owner:
+        owner.execute("SELECT pg_terminate_backend(%s, 5000)", (first,))
+    assert reader.read(pid, 4) != first
+    assert reader.connections == 2
+    reader.close()
+
+
+def test_a_connection_is_not_kept_for_longer_than_a_minute_without_work(postgresql: PostgreSQL) -> None:
+    reader = open_reader(parse_url(postgresql.url), 4)
+    first = reader.read(pid, 4)
+    reader.rest(60)
+    assert reader.read(pid, 4) == first
+    reader.rest(61)
+    assert postgresql.execute(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {first} AND state <> 'idle'") == [
+        (0,)
+    ]
+    assert reader.read(pid, 4) != first
+    reader.close()
+
+
+def test_a_password_that_a_server_repeats_is_hidden(postgresql: PostgreSQL) -> None:
+    reader: Reader = open_reader(parse_url(postgresql.url), 4)
+    with pytest.raises(DatabaseError) as caught:
+        reader.read(lambda connection: connection.exec_driver_sql(f'SELECT "{PASSWORD}"').all(), 4)
+    reader.close()
+    assert PASSWORD not in str(caught.value)
+    assert "***" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "hint"),
+    [
+        ("FATAL:  the database system is starting up", "it may be restarting"),
+        (
+            "FATAL:  sorry, too many clients already",
+            "the server has no connection left; this one asks for five at most",
+        ),
+        ("치명적오류:  사용자의 인증을 실패했습니다", "see the database's own log"),
+    ],
+)
+def test_hints_follow_the_words_where_there_is_no_code(message: str, hint: str) -> None:
+    assert hint_for(message) == hint
