@@ -14,6 +14,7 @@ import structlog
 
 from receiver import messages, routing
 from receiver.alertmanager import InvalidPayloadError, parse
+from receiver.audiences import routing as routing_of
 from receiver.channels import Channel, DeliveryError, Message
 from receiver.channels import slack as slack_channel
 from receiver.channels.email import Email
@@ -23,7 +24,6 @@ from receiver.delivery import Carrier, RetryPolicy, Workers
 from receiver.metrics import Metrics
 from receiver.outbox import Accepted, Claim, Outbox
 from receiver.settings import ReceiverSettings
-from receiver.settings import routing as routing_of
 from receiver.store import Store, StoreUnavailableError, read_url
 from serving.settings import ConfigError
 
@@ -102,7 +102,7 @@ class Receiver:
             notification = parse(body)
             accepted = self.outbox.add(
                 notification,
-                routing.planner(notification, self._routing),
+                routing.planner(notification, self._routing, now),
                 now=now,
                 dedup_window=self.settings.dedup_window,
                 give_up_after=self.settings.retry.give_up_after,
@@ -137,7 +137,7 @@ class Receiver:
 
     def render(self, claim: Claim, settings: ReceiverSettings) -> Message:
         """A claim's message in its channel's words."""
-        told = messages.story(claim.notification, locale=claim.locale, zone=settings.zone)
+        told = messages.story(claim.notification, locale=claim.locale, zone=settings.group_zone(claim.audience))
         if claim.channel == "slack":
             parts = self._templates.render(
                 told, "slack", claim.locale, fits=slack_channel.fits, escape=slack_channel.escape

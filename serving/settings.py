@@ -249,7 +249,7 @@ def _plain(node: yaml.Node, path: Location, layers: _Layers, place: Callable[[ya
         element = _element(annotation)
         return [_plain(item, (*path, index), layers, place, element) for index, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return _SCALARS.construct_object(node, deep=True)
+        return _scalar(node)
     _SCALARS.flatten_mapping(node)
     model = _nested(annotation)
     fields = model.model_fields if model is not None else {}
@@ -271,6 +271,13 @@ def _plain(node: yaml.Node, path: Location, layers: _Layers, place: Callable[[ya
     return result
 
 
+def _scalar(node: yaml.Node) -> Any:
+    try:
+        return _SCALARS.construct_object(node, deep=True)
+    except ValueError:  # 2026-13-01 looks like a date: whoever wants one says what is wrong with it
+        return node.value
+
+
 class _Scalars(yaml.SafeLoader):
     """Builds scalars of nodes that are already composed."""
 
@@ -279,6 +286,10 @@ class _Scalars(yaml.SafeLoader):
 
 
 _SCALARS = _Scalars()
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [info.alias or name for name, info in model.model_fields.items()]
 
 
 def _describe(problem: Any, layers: _Layers, model: type[BaseModel]) -> str:
@@ -292,6 +303,6 @@ def _describe(problem: Any, layers: _Layers, model: type[BaseModel]) -> str:
             fields = inner.model_fields if (inner := _nested(owner)) is not None else {}
             owner = fields[str(part)].annotation if str(part) in fields else _element(owner)
         inner = _nested(owner)
-        allowed = f"; allowed here: {', '.join(sorted(inner.model_fields))}" if inner is not None else ""
+        allowed = f"; allowed here: {', '.join(sorted(_keys(inner)))}" if inner is not None else ""
         message = f"unknown setting{allowed}"
     return f"{layers.origin(location)}: {name}: {message}"

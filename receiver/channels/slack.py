@@ -20,7 +20,7 @@ FOOTER = "Cold Chain Dispatch System"
 COLOURS: Mapping[Severity, str] = {"info": "#2eb886", "warning": "#ff9800", "critical": "#d32f2f", "none": "#2eb886"}
 RESOLVED_COLOUR = "#2eb886"
 HOOK = "default"
-"""What the one hook of SLACK_WEBHOOK_URL is called where its address must not appear."""
+"""What the hook of SLACK_WEBHOOK_URL is called where its address must not appear."""
 
 # https://docs.slack.dev: a header takes 150 characters and a section 3,000; more is folded or refused.
 _LONGEST_HEADLINE = 150
@@ -39,10 +39,23 @@ def _hook(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _not_default(value: dict[str, SlackHook]) -> dict[str, SlackHook]:
+    if HOOK in value:
+        raise ValueError(f"{HOOK} is the hook of SLACK_WEBHOOK_URL: give this one another name")
+    return value
+
+
+class SlackHook(Settings):
+    """One more hook: each posts to the channel that it was made for."""
+
+    url: Annotated[SecretStr, AfterValidator(_hook)]
+
+
 class SlackSettings(Settings):
-    """Off without `webhook_url`."""
+    """Off without `webhook_url` and `hooks`."""
 
     webhook_url: Annotated[SecretStr | None, Env("SLACK_WEBHOOK_URL"), AfterValidator(_hook)] = None
+    hooks: Annotated[dict[str, SlackHook], AfterValidator(_not_default)] = Field(default_factory=dict)
     timeout: Duration = timedelta(seconds=10)
     pause: Duration = timedelta(seconds=1)
     workers: Annotated[int, Field(ge=1, le=32)] = 1
@@ -50,7 +63,13 @@ class SlackSettings(Settings):
     @property
     def missing(self) -> tuple[str, ...]:
         """The variables without which nothing is posted."""
-        return () if self.webhook_url is not None else ("SLACK_WEBHOOK_URL",)
+        return () if self.addresses else ("SLACK_WEBHOOK_URL",)
+
+    @property
+    def addresses(self) -> dict[str, SecretStr]:
+        """Every hook by its name."""
+        first = {HOOK: self.webhook_url} if self.webhook_url is not None else {}
+        return first | {name: hook.url for name, hook in self.hooks.items()}
 
 
 def escape(text: str) -> str:
@@ -69,7 +88,7 @@ class Slack:
     name: ClassVar[str] = "slack"
 
     def __init__(self, settings: SlackSettings) -> None:
-        self._hooks = {HOOK: settings.webhook_url} if settings.webhook_url is not None else {}
+        self._hooks = settings.addresses
         self._timeout = settings.timeout.total_seconds()
         self._session = requests.Session()
 

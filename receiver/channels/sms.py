@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from receiver.channels import DeliveryError, Message, Outcome
 from serving.settings import CommaSeparated, Duration, Env, Settings
 
-__all__ = ["Balance", "Sms", "SmsSettings", "byte_length", "normalised", "sendable"]
+__all__ = ["Balance", "Numbers", "Sms", "SmsSettings", "byte_length", "normalised", "sendable"]
 
 SMS_BYTES = 90
 LMS_BYTES = 2_000
@@ -85,13 +85,16 @@ def _base(value: str) -> str:
     return value.rstrip("/")
 
 
+Numbers = Annotated[CommaSeparated, AfterValidator(_numbers)]
+
+
 class SmsSettings(Settings):
     """Off without `api_key`."""
 
     api_key: Annotated[SecretStr | None, Env("ALIGO_API_KEY")] = None
     user_id: Annotated[str | None, Env("ALIGO_USER_ID")] = None
     sender: Annotated[str | None, Env("ALIGO_SENDER"), AfterValidator(_number)] = None
-    to: Annotated[CommaSeparated, Env("ALERT_SMS_TO"), AfterValidator(_numbers)] = ()
+    to: Annotated[Numbers, Env("ALERT_SMS_TO")] = ()
     base_url: Annotated[str, Env("ALIGO_BASE_URL"), AfterValidator(_base)] = "https://apis.aligo.in"
     test_mode: Annotated[bool, Env("ALIGO_TESTMODE")] = False
     send_resolved: bool = True

@@ -23,7 +23,7 @@ DELIVERED = Settlement("delivered", {0: ("delivered", None)})
 def add(outbox: Outbox, told: Notification | None = None, *, at: timedelta = timedelta(0)) -> Accepted:
     """Stores one so long after NOW."""
     told = told or notification()
-    return outbox.add(told, planner(told, ROUTING), now=NOW + at, dedup_window=WINDOW, give_up_after=DAY)
+    return outbox.add(told, planner(told, ROUTING, NOW + at), now=NOW + at, dedup_window=WINDOW, give_up_after=DAY)
 
 
 def claim(outbox: Outbox, channel: str = "email", *, at: timedelta = timedelta(0), limit: int = 10) -> list[Claim]:
