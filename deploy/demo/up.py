@@ -62,7 +62,7 @@ def main() -> int:
         with _stop_signals(), _supervised(state, programs) as supervisor:
             if not _wait_until_ready(programs, supervisor, state):
                 return 1
-            print(_table(programs, environ, missing), flush=True)
+            print(_table(programs, environ, missing, options.state), flush=True)
             _watch(supervisor, state)
     except KeyboardInterrupt:
         pass
@@ -355,7 +355,7 @@ def _last_lines(state: Path, name: str, count: int = 12) -> str:
     return "\n".join(f"    {line}" for line in lines[-count:])
 
 
-def _table(programs: list[Program], environ: Mapping[str, str], missing: list[str]) -> str:
+def _table(programs: list[Program], environ: Mapping[str, str], missing: list[str], state: Path) -> str:
     rows = [(f"http://localhost:{program.port}", program.what) for program in programs if program.port is not None]
     width = max(len(address) for address, _ in rows)
     lines = ["", *(f"  {address:<{width}}  {what}" for address, what in rows), ""]
@@ -365,7 +365,7 @@ def _table(programs: list[Program], environ: Mapping[str, str], missing: list[st
     else:
         sandbox = next(address for address, what in rows if what.startswith("what arrived"))
         lines.append(f"  Try: make incident   in another terminal, and watch {sandbox} for two minutes.")
-    lines += ["  Logs: .run/log.  Ctrl-C ends everything.", ""]
+    lines += [f"  Logs: {state / 'log'}.  Ctrl-C ends everything.", ""]
     return "\n".join(lines)
 
 
