@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 2.0  # how soon a delivery is found that another process has stored
 _STORE_PAUSE_SECONDS = 1.0
-_RENEW_SECONDS = 10.0
+_RENEW_SECONDS = 4.0
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ class Filter:
 class Outbox:
     """Shared by all threads. Every method raises StoreUnavailableError where the database cannot do it now."""
 
-    def __init__(self, store: Store, owner: str, *, lease: timedelta = timedelta(seconds=30)) -> None:
+    def __init__(self, store: Store, owner: str, *, lease: timedelta = timedelta(seconds=15)) -> None:
         """`owner` names this process and no other; another takes its deliveries up when `lease` was not renewed."""
         self._store = store
         self._owner = owner

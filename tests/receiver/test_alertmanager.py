@@ -141,7 +141,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_json_is_understood_or_refused(document: object) -> None:
     try:
         parse(json.dumps(document).encode())
@@ -150,7 +150,7 @@ def test_any_json_is_understood_or_refused(document: object) -> None:
 
 
 @given(st.sampled_from(sorted(payload())), JSON)
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_value_in_the_root_is_understood_or_refused(field: str, value: object) -> None:
     try:
         found = parse(json.dumps(payload() | {field: value}).encode())
@@ -160,7 +160,7 @@ def test_any_value_in_the_root_is_understood_or_refused(field: str, value: objec
 
 
 @given(st.sampled_from(sorted(payload_alert())), JSON)
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_value_in_an_alert_is_understood_or_refused(field: str, value: object) -> None:
     try:
         found = parse(json.dumps(payload([payload_alert() | {field: value}])).encode())
@@ -170,7 +170,7 @@ def test_any_value_in_an_alert_is_understood_or_refused(field: str, value: objec
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_bytes_are_understood_or_refused(raw: bytes) -> None:
     with pytest.raises(InvalidPayloadError):
         parse(raw)
