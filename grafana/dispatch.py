@@ -126,14 +126,16 @@ def _now() -> Panels:
 
 
 def _backlog() -> Panels:
-    forecast = "instance:coldchain_orders_waiting:predict_linear1h_2h"
+    # A trend of a few minutes says nothing about two hours: no forecast before there is half an hour to go by.
+    known = f"{series('coldchain_orders_waiting')} offset 30m"
+    forecast = f"{series('instance:coldchain_orders_waiting:predict_linear1h_2h')}\n  and on (job, instance)\n{known}"
     smoothed = series("instance:coldchain_orders_waiting:avg5m")
     return (
         graph_panel(
             "배차 대기 주문과 2시간 뒤 예상",
-            "오래 기다리는 주문 수, 최근 1시간의 추세가 이어질 때 2시간 뒤의 수, 그리고 임계값입니다.",
+            "오래 기다리는 주문 수, 최근 1시간의 추세가 이어질 때 2시간 뒤의 수(점선), 그리고 임계값입니다.",
             target(series("coldchain_orders_waiting"), "대기 {{instance}}"),
-            target(series(forecast), "2시간 뒤 예상 {{instance}}"),
+            target(forecast, "2시간 뒤 예상 {{instance}}"),
             unit=COUNT,
             size=(12, 8),
             decimals=0,

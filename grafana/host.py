@@ -181,7 +181,10 @@ def _load() -> Panels:
 
 def _disks() -> Panels:
     available = f"{FILESYSTEM}_available_bytes"
-    forecast = series(f"instance_mountpoint:{available}:predict_linear6h_24h")
+    # No trend and no forecast before there is an hour to go by.
+    known = f"\n  and on (job, instance, mountpoint)\n{series(available)} offset 1h"
+    forecast = series(f"instance_mountpoint:{available}:predict_linear6h_24h") + known
+    trend = f"3600 * {series(f'instance_mountpoint:{available}:deriv6h')}{known}"
     each = "max by (instance, mountpoint)"
     names = {
         "instance": "대상",
@@ -198,7 +201,7 @@ def _disks() -> Panels:
         series(f"{FILESYSTEM}_used_bytes"),
         series(available),
         series(f"{FILESYSTEM}_usage_ratio"),
-        f"3600 * {series(f'instance_mountpoint:{available}:deriv6h')}",
+        trend,
         forecast,
     )
     return (

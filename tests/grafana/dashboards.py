@@ -1,6 +1,7 @@
 """The committed dashboards, read as Grafana reads them; and their queries with the variables filled in, to be run."""
 
 import json
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -41,6 +42,11 @@ class Query:
     ref: str
     expr: str
     instant: bool
+
+    def last(self, prometheus: str) -> list[float]:
+        """The last number of each series within 5 seconds; nothing for one that is no number (a quantile of none)."""
+        values = [series[-1] for series in self.run(prometheus, seconds=5)]
+        return [value for value in values if not math.isnan(value)]
 
     def run(self, prometheus: str, *, seconds: float = 60, step: float = 1) -> list[list[float]]:
         """The values of each series, asked for as Grafana does: now, or over the last `seconds`.
@@ -83,8 +89,8 @@ def queries(dashboard: Json, variables: Mapping[str, str] = ALL) -> list[Query]:
     ]
 
 
-# What has no series while all is well, by dashboard and panel (with "/ref" for one query of it), and why.
-EMPTY_WHEN_CALM = {
+# What may have no series while all is well, by dashboard, panel and, where it is not all of them, query; and why.
+EMPTY_WHEN_CALM: dict[tuple[str, ...], str] = {
     ("coldchain-overview", "발생 중인 알림 목록"): "no alert fires",
     ("coldchain-delivery", "24시간 전달률"): "nothing has been delivered yet",
     ("coldchain-delivery", "채널 상태"): "a channel has no state before its first delivery",
@@ -92,6 +98,12 @@ EMPTY_WHEN_CALM = {
     ("coldchain-delivery", "전달에 걸린 시간 (중앙값)"): "nothing has been delivered yet",
     ("coldchain-delivery", "채널별 24시간 결과"): "nothing has been delivered yet",
     ("coldchain-delivery", "채널별 발송 (최근 1시간)"): "nothing has been delivered yet",
+    ("coldchain-delivery", "하트비트 이후"): "the first heartbeat comes a minute after Prometheus has started",
+    ("coldchain-delivery", "하트비트 간격"): "the first heartbeat comes a minute after Prometheus has started",
+    ("coldchain-dispatch", "배차 대기 주문과 2시간 뒤 예상", "B"): "half an hour of history makes the first forecast",
+    ("coldchain-host", "남은 공간과 24시간 뒤 예상", "B"): "an hour of history makes the first forecast",
+    ("coldchain-host", "파일 시스템", "E"): "an hour of history makes the first trend",
+    ("coldchain-host", "파일 시스템", "F"): "an hour of history makes the first forecast",
     ("coldchain-dispatch", "온도를 보내는 차량"): "only with the shipped temperature query",
     ("coldchain-dispatch", "적재함 온도: $plate"): "only with the shipped temperature query",
     ("coldchain-dispatch", "허용 한계에 가까운 적재함"): "only with the shipped temperature query",
@@ -100,9 +112,25 @@ EMPTY_WHEN_CALM = {
     for uid in ("coldchain-overview", "coldchain-dispatch", "coldchain-host", "coldchain-delivery")
     for name in ("위험 알림", "경고 알림")
 }
+
+
+def may_be_empty(query: Query) -> bool:
+    """Whether the query may find nothing in a system that is well and young."""
+    panel = (query.dashboard, query.panel)
+    return panel in EMPTY_WHEN_CALM or (*panel, query.ref) in EMPTY_WHEN_CALM
+
+
+# What is to be seen then, and may be empty before.
+SHOWN_IN_A_BACKLOG = {
+    ("coldchain-overview", "발생 중인 알림 목록"),
+    ("coldchain-overview", "경고 알림"),
+    ("coldchain-dispatch", "경고 알림"),
+    ("coldchain-delivery", "24시간 전달률"),
+    ("coldchain-delivery", "전달에 걸린 시간 (95%)"),
+    ("coldchain-delivery", "전달에 걸린 시간 (중앙값)"),
+}
 # What a backlog of orders that raises ColdChainOrdersWaiting and reaches a channel makes greater, in its query A.
 MOVED_BY_A_BACKLOG = {
-    ("coldchain-overview", "전체 상태"),
     ("coldchain-overview", "애플리케이션"),
     ("coldchain-overview", "배차 대기 주문"),
     ("coldchain-overview", "최장 배차 대기"),

@@ -79,6 +79,20 @@ def scrape(process: str, values: dict[str, float], started: float) -> str:
     return "".join(lines)
 
 
+def history(instances: list[str], values: dict[str, float], until: float) -> str:
+    """What forecasts are made of, of the last 7 hours but the last minute, for promtool to make blocks of."""
+    times = range(int(until) - 7 * 3600, int(until) - 60, 60)
+    lines = []
+    for metric in ("coldchain_orders_waiting", "coldchain_host_filesystem_available_bytes"):
+        lines.append(f"# TYPE {metric} gauge\n")
+        for instance, mountpoint in itertools.product(instances, SOME["mountpoint"]):
+            disk = f',mountpoint="{mountpoint}"' if "filesystem" in metric else ""
+            if disk or mountpoint == "/":
+                labels = f'job="coldchain-exporter",instance="{instance}"{disk}'
+                lines += [f"{metric}{{{labels}}} {values.get(metric, 100.0)} {at}\n" for at in times]
+    return "".join([*lines, "# EOF\n"])
+
+
 @contextmanager
 def served(answer: Callable[[], str]) -> Iterator[str]:
     """The address at which `answer` is served to every GET."""

@@ -1,6 +1,5 @@
 """Every query on a real Prometheus with the shipped rules: two exporters and a receiver, calm and then in trouble."""
 
-import math
 import socket
 import subprocess
 import time
@@ -14,7 +13,7 @@ import pytest
 
 from deploy.prometheus.quicken import quicken
 from tests.grafana.dashboards import ALL, FILES, Query, document, queries
-from tests.grafana.exposition import CALM, TROUBLE, scrape, served
+from tests.grafana.exposition import CALM, TROUBLE, history, scrape, served
 from tests.programs import newer_program, program
 from tests.waiting import until
 
@@ -60,10 +59,6 @@ class Company:
         except httpx.TransportError:
             return False
 
-    def ask(self, query: Query) -> list[float]:
-        """The last value of each series."""
-        return [values[-1] for values in query.run(self.prometheus, seconds=5)]
-
     def firing(self) -> set[str]:
         """The names of the alerts that fire."""
         found = httpx.get(f"{self.prometheus}/api/v1/alerts").json()["data"]["alerts"]
@@ -72,8 +67,9 @@ class Company:
 
 @pytest.fixture(scope="module", params=[program, newer_program], ids=["installed", "newer"])
 def company(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
-    """A Prometheus that scrapes each second, its rules' times divided by 60."""
+    """A Prometheus that scrapes each second, its rules' times divided by 60, with some hours of history."""
     prometheus: str = request.param("prometheus")
+    promtool: str = request.param("promtool")
     folder, made, started = tmp_path_factory.mktemp("prometheus"), Company(), time.time()
     with ExitStack() as open_until_the_end:
         exporter, second, receiver = (
@@ -84,6 +80,13 @@ def company(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         configuration = folder / "prometheus.yml"
         text = configuration.read_text("utf-8")
         configuration.write_text(text.replace(f"- {exporter}", f"- {exporter}\n          - {second}"), "utf-8")
+        (folder / "history").write_text(history([exporter, second], CALM, started), "utf-8")
+        subprocess.run(
+            [promtool, "tsdb", "create-blocks-from", "openmetrics", "history", "data"],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+        )
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -117,7 +120,7 @@ def every_query() -> list[Query]:
 def shown(company: Company, panels: Mapping[str, float]) -> dict[str, float | None]:
     """What these panels show, the greatest of the series of their query A."""
     return {
-        query.panel: max(company.ask(query), default=None)
+        query.panel: max(query.last(company.prometheus), default=None)
         for query in every_query()
         if query.ref == "A" and query.panel in panels
     }
@@ -125,11 +128,7 @@ def shown(company: Company, panels: Mapping[str, float]) -> dict[str, float | No
 
 def nothing_shown(company: Company, but: Collection[str] = ()) -> list[Query]:
     """The queries without any number, those of some panels aside."""
-    return [
-        query
-        for query in every_query()
-        if query.panel not in but and all(math.isnan(value) for value in company.ask(query))
-    ]
+    return [query for query in every_query() if query.panel not in but and not query.last(company.prometheus)]
 
 
 def test_calm_first_and_then_trouble(company: Company) -> None:
