@@ -14,6 +14,8 @@ Severity: TypeAlias = Literal["none", "info", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("none", "info", "warning", "critical")
 """From the least to the most urgent; `none` is never delivered."""
 
+_KNOWN: Mapping[str, Severity] = {severity: severity for severity in SEVERITIES}
+
 HEARTBEAT = "ColdChainWatchdog"
 
 
@@ -51,8 +53,8 @@ class Alert:
     @property
     def severity(self) -> Severity:
         """A missing or unknown one counts as warning: better one message too many."""
-        value = self.labels.get("severity", "").strip().lower()
-        return next((known for known in SEVERITIES if known == value), "warning")
+        value = self.labels.get("severity", "")
+        return _KNOWN.get(value) or _KNOWN.get(value.strip().lower(), "warning")
 
     @property
     def is_heartbeat(self) -> bool:

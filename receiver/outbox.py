@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
@@ -497,59 +497,58 @@ def _insert_into(connection: Connection, table: Any) -> Any:
 
 
 def _who_got(connection: Connection, resolved: Sequence[Alert]) -> dict[Identity, list[Receipt]]:
-    """To whom these alerts were told while they fired. One that went to nobody is there with nobody."""
+    """To whom these alerts were told while they fired. One that was told to nobody in the end is there with nobody."""
     wanted = {identity(alert) for alert in resolved}
     rows: list[AnyRow] = []
-    fingerprints = sorted({fingerprint for fingerprint, _ in wanted})
-    for start in range(0, len(fingerprints), _AT_ONCE):
+    for some in _in_parts(sorted({fingerprint for fingerprint, _ in wanted})):
         rows += connection.execute(
-            select(
-                alerts.c.fingerprint,
-                alerts.c.starts_at,
-                alerts.c.position,
-                deliveries.c.id,
-                deliveries.c.positions,
-            )
-            .join(deliveries, deliveries.c.notification_id == alerts.c.notification_id)
-            .where(alerts.c.fingerprint.in_(fingerprints[start : start + _AT_ONCE]), alerts.c.firing)
-            .order_by(deliveries.c.id, alerts.c.position)
+            select(alerts.c.fingerprint, alerts.c.starts_at, alerts.c.position, alerts.c.notification_id)
+            .where(alerts.c.fingerprint.in_(some), alerts.c.firing)
+            .order_by(alerts.c.notification_id)
         ).all()
-    rows = [row for row in rows if (row.fingerprint, row.starts_at) in wanted]
-    positions = {row.id: _positions(row.positions) for row in rows}
-    receipts = _receipts(connection, sorted(positions))
+    told = _told(connection, sorted({row.notification_id for row in rows}))
     found: dict[Identity, list[Receipt]] = {}
-    for row in rows:
-        told = positions[row.id]
-        if told is None or row.position in told:
-            known = found.setdefault((row.fingerprint, row.starts_at), [])
-            receipt = receipts.get(row.id)
-            if receipt is not None and receipt not in known:
-                known.append(receipt)
+    for fingerprint, starts_at, position, notification_id in rows:
+        if (fingerprint, starts_at) not in wanted:
+            continue
+        for positions, receipt in told[notification_id]:
+            if positions is None or position in positions:
+                known = found.setdefault((fingerprint, starts_at), [])
+                if receipt is not None and receipt not in known:
+                    known.append(receipt)
     return found
+
+
+def _told(
+    connection: Connection, ids: Sequence[int]
+) -> defaultdict[int, list[tuple[frozenset[int] | None, Receipt | None]]]:
+    """For each notification its deliveries: which alerts they tell (None: all), to whom (None: it came to nothing)."""
+    found: defaultdict[int, list[tuple[frozenset[int] | None, Receipt | None]]] = defaultdict(list)
+    for some in _in_parts(ids):
+        rows = connection.execute(
+            select(deliveries).where(deliveries.c.notification_id.in_(some)).order_by(deliveries.c.id)
+        ).all()
+        addresses: defaultdict[int, list[str]] = defaultdict(list)
+        for delivery_id, address in connection.execute(
+            select(recipients.c.delivery_id, recipients.c.address)
+            .where(recipients.c.delivery_id.in_([row.id for row in rows]), recipients.c.state != "refused")
+            .order_by(recipients.c.delivery_id, recipients.c.position)
+        ):
+            addresses[delivery_id].append(address)
+        for row in rows:
+            reached = tuple(addresses[row.id]) if row.state not in _LOST else ()
+            receipt = Receipt(row.channel, row.lane, row.audience, row.locale, reached) if reached else None
+            found[row.notification_id].append((_positions(row.positions), receipt))
+    return found
+
+
+def _in_parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), _AT_ONCE):
+        yield values[start : start + _AT_ONCE]
 
 
 def _positions(text: str | None) -> frozenset[int] | None:
     return None if text is None else frozenset(json.loads(text))
-
-
-def _receipts(connection: Connection, ids: Sequence[int]) -> dict[int, Receipt]:
-    """Of those deliveries that reached somebody or still may."""
-    addresses: defaultdict[int, list[str]] = defaultdict(list)
-    found: dict[int, Receipt] = {}
-    for start in range(0, len(ids), _AT_ONCE):
-        some = ids[start : start + _AT_ONCE]
-        for row in connection.execute(
-            select(recipients.c.delivery_id, recipients.c.address)
-            .where(recipients.c.delivery_id.in_(some), recipients.c.state != "refused")
-            .order_by(recipients.c.delivery_id, recipients.c.position)
-        ):
-            addresses[row.delivery_id].append(row.address)
-        for row in connection.execute(
-            select(deliveries).where(deliveries.c.id.in_(some), deliveries.c.state.not_in(_LOST))
-        ):
-            if addresses[row.id]:
-                found[row.id] = Receipt(row.channel, row.lane, row.audience, row.locale, tuple(addresses[row.id]))
-    return found
 
 
 def _insert_notification(
