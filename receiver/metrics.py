@@ -93,6 +93,10 @@ class Metrics(Observer):
         """Counts a webhook; `result` is one of RESULTS."""
         self._webhooks.labels(result).inc()
 
+    def settled(self, channel: str, outcome: str, count: int = 1) -> None:
+        """Counts deliveries that came to their end without an attempt; `outcome` is one of OUTCOMES."""
+        self._deliveries.labels(channel, outcome).inc(count)
+
     def refused(self, path: str) -> None:
         """Counts a webhook that came without a credential."""
         if path == "/webhook":
@@ -100,11 +104,13 @@ class Metrics(Observer):
 
     def attempted(self, claim: Claim, settlement: Settlement, outcome: Outcome | DeliveryError, now: datetime) -> None:
         state = settlement.state
+        self.settled(claim.channel, "merged", claim.newly_merged)
         self._deliveries.labels(claim.channel, _OUTCOME_OF_STATE.get(state, state)).inc()
         # A mailbox that is refused says nothing of the channel.
         self._up.labels(claim.channel).set(0 if isinstance(outcome, DeliveryError) or state == "failed" else 1)
         if any(to == "delivered" for to, _ in settlement.recipients.values()):
-            self._seconds.labels(claim.channel).observe((now - claim.created_at).total_seconds())
+            since = claim.held_until or claim.created_at
+            self._seconds.labels(claim.channel).observe((now - since).total_seconds())
 
     def channel_up(self, channel: str) -> bool | None:
         """What `coldchain_receiver_channel_up` says; None before the first attempt."""

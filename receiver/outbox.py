@@ -62,6 +62,8 @@ class Accepted:
     notification_id: int
     deliveries: int
     duplicate: bool
+    suppressed: tuple[str, ...] = ()
+    """The channels of the deliveries that came to nothing by it, one entry each."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,13 @@ class Claim:
     """The first attempt of which nobody knows whether the peer took the message."""
     recipients: tuple[Recipient, ...]
     notification: Notification
-    """With only those alerts that this delivery tells."""
+    """With only those alerts that this delivery tells; of a digest, all of them as they last stood."""
+    merged: int = 0
+    """How many others were gathered into this one."""
+    newly_merged: int = 0
+    """How many of them just now."""
+    held_until: datetime | None = None
+    """The end of the quiet time that it waited for, if it did."""
 
 
 @dataclass(frozen=True)
@@ -215,8 +223,11 @@ class Outbox:
             notification_id = _insert_notification(connection, notification, payload, source, now)
             connection.execute(update(seen).where(seen.c.key == key).values(notification_id=notification_id))
             for delivery in planned:
-                _insert_delivery(connection, notification, notification_id, delivery, now, now + give_up_after)
-            return Accepted(notification_id, len(planned), duplicate=False)
+                _insert_delivery(connection, notification, notification_id, delivery, now, give_up_after)
+            suppressed = [one.to.channel for one in planned if one.quiet is not None and one.quiet.until is None]
+            if any(not alert.firing for alert in notification.alerts):
+                suppressed += _drop_held(connection, notification, now)
+            return Accepted(notification_id, len(planned), duplicate=False, suppressed=tuple(suppressed))
 
         return self._store.write(work)
 
@@ -237,7 +248,10 @@ class Outbox:
         """
         due = select(deliveries.c.id).where(
             deliveries.c.channel == channel,
-            deliveries.c.state.in_(("pending", "retrying")),
+            or_(
+                deliveries.c.state.in_(("pending", "retrying")),
+                and_(deliveries.c.state == "held", ~_held_behind_another(now)),
+            ),
             deliveries.c.next_attempt_at <= now,
             or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until <= now),
             deliveries.c.lane.not_in(list(busy_lanes)),
@@ -267,7 +281,7 @@ class Outbox:
             .returning(*deliveries.c)
         )
 
-        return _claims(*self._store.write(lambda connection: _take(connection, statement)))
+        return _claims(self._store.write(lambda connection: _take(connection, statement, now)))
 
     def next_due(self, channel: str) -> datetime | None:
         """When the channel's next delivery is due or its lease ends; None where nothing waits."""
@@ -281,7 +295,10 @@ class Outbox:
             )
         ).where(
             deliveries.c.channel == channel,
-            deliveries.c.state.in_(("pending", "retrying")),
+            or_(
+                deliveries.c.state.in_(("pending", "retrying")),
+                and_(deliveries.c.state == "held", ~_held_behind_another()),
+            ),
             ~_comes_after_another(),
         )
         return self._store.read(lambda connection: connection.execute(statement).scalar())
@@ -374,7 +391,9 @@ class Outbox:
                 deliveries.c.channel,
                 deliveries.c.state,
                 func.count(),
-                func.min(deliveries.c.created_at, type_=deliveries.c.created_at.type),
+                func.min(
+                    func.coalesce(deliveries.c.held_until, deliveries.c.created_at), type_=deliveries.c.created_at.type
+                ),
             )
             .where(deliveries.c.state.in_((*OPEN_STATES, "failed")))
             .group_by(deliveries.c.channel, deliveries.c.state)
@@ -595,9 +614,11 @@ def _insert_delivery(
     notification_id: int,
     delivery: PlannedDelivery,
     now: datetime,
-    give_up_at: datetime,
+    give_up_after: timedelta,
 ) -> None:
-    to = delivery.to
+    to, quiet = delivery.to, delivery.quiet
+    due = now if quiet is None or quiet.until is None else quiet.until
+    suppressed = quiet is not None and quiet.until is None
     whole = len(delivery.positions) == len(notification.alerts)
     inserted = connection.execute(
         insert(deliveries).values(
@@ -606,15 +627,18 @@ def _insert_delivery(
             lane=to.lane,
             audience=to.audience,
             locale=to.locale,
-            thread=hashlib.sha256(notification.group_key.encode()).hexdigest()[:32],
+            thread=_thread(notification),
             positions=None if whole else json.dumps(delivery.positions, separators=(",", ":")),
             severity=delivery.severity,
             urgency=SEVERITIES.index(delivery.severity),
             firing=delivery.firing,
-            state="pending",
+            state="pending" if quiet is None else "suppressed" if suppressed else "held",
             created_at=now,
-            next_attempt_at=now,
-            give_up_at=give_up_at,
+            next_attempt_at=due,
+            held_until=quiet.until if quiet is not None else None,
+            give_up_at=due + give_up_after,
+            settled_at=now if suppressed else None,
+            error=f"quiet time ({quiet.rule})" if quiet is not None else None,
         )
     )
     delivery_id = inserted.inserted_primary_key[0]  # type: ignore[index] # None only for many rows at once
@@ -641,32 +665,137 @@ def _comes_after_another() -> ColumnElement[bool]:
         earlier.c.audience == deliveries.c.audience,
         earlier.c.lane == deliveries.c.lane,
         earlier.c.id < deliveries.c.id,
-        earlier.c.state.in_(OPEN_STATES),
+        earlier.c.state.in_(("pending", "retrying")),
         ~has_it,
     )
 
 
-def _take(connection: Connection, statement: Any) -> tuple[Sequence[AnyRow], Sequence[AnyRow], Sequence[AnyRow]]:
-    """The deliveries that the statement claims, their recipients and their notifications' payloads."""
-    rows = connection.execute(statement).all()
-    told = connection.execute(
-        select(recipients)
-        .where(recipients.c.delivery_id.in_([row.id for row in rows]))
-        .order_by(recipients.c.delivery_id, recipients.c.position)
-    ).all()
-    payloads: Sequence[AnyRow] = connection.execute(
-        select(notifications.c.id, notifications.c.payload).where(
-            notifications.c.id.in_({row.notification_id for row in rows})
+def _held_behind_another(now: datetime | None = None) -> ColumnElement[bool]:
+    """Whether an earlier one is held for the same readers, and due by now if asked: that one gathers the others."""
+    earlier = deliveries.alias("first_held")
+    return exists().where(
+        earlier.c.channel == deliveries.c.channel,
+        earlier.c.lane == deliveries.c.lane,
+        earlier.c.audience == deliveries.c.audience,
+        earlier.c.locale == deliveries.c.locale,
+        earlier.c.id < deliveries.c.id,
+        earlier.c.state == "held",
+        *([earlier.c.next_attempt_at <= now] if now is not None else []),
+    )
+
+
+def _drop_held(connection: Connection, notification: Notification, now: datetime) -> list[str]:
+    """Suppresses what is held of this group and tells only that something began which is over; its channels."""
+    held = connection.execute(
+        select(deliveries).where(
+            deliveries.c.thread == _thread(notification),
+            deliveries.c.state == "held",
+            deliveries.c.firing,
+            deliveries.c.lease_owner.is_(None),
         )
     ).all()
-    return rows, told, payloads
+    if not held:
+        return []
+    told = connection.execute(
+        select(alerts).where(alerts.c.notification_id.in_({row.notification_id for row in held}))
+    ).all()
+    ended = connection.execute(
+        select(alerts.c.fingerprint, alerts.c.starts_at).where(
+            alerts.c.fingerprint.in_({row.fingerprint for row in told}), ~alerts.c.firing
+        )
+    ).all()
+    gone = {(row.fingerprint, row.starts_at) for row in ended}
+    dropped = []
+    for row in held:
+        positions = _positions(row.positions)
+        own = [
+            alert
+            for alert in told
+            if alert.notification_id == row.notification_id and (positions is None or alert.position in positions)
+        ]
+        # one that tells of an end as well has a line for the morning that no other has
+        if all(alert.firing and (alert.fingerprint, alert.starts_at) in gone for alert in own):
+            dropped.append(row)
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id.in_([row.id for row in dropped]))
+        .values(state="suppressed", settled_at=now, error="resolved within the quiet time")
+    )
+    return [row.channel for row in dropped]
 
 
-def _claims(rows: Sequence[AnyRow], told: Sequence[AnyRow], payloads: Sequence[AnyRow]) -> list[Claim]:
+def _thread(notification: Notification) -> str:
+    return hashlib.sha256(notification.group_key.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What was claimed, as the tables have it."""
+
+    rows: Sequence[AnyRow]
+    recipients: Sequence[AnyRow]
+    told: Sequence[AnyRow]
+    """Each delivery's notification, and those of the deliveries merged into it, the oldest first."""
+    newly_merged: Mapping[int, int]
+
+
+def _take(connection: Connection, statement: Any, now: datetime) -> _Taken:
+    """Runs the statement that claims, gathers what was held for the same readers, and reads all that is to be told."""
+    rows = connection.execute(statement).all()
+    ids = [row.id for row in rows]
+    newly_merged = {row.id: _gather(connection, row, now) for row in rows if row.state == "held"}
+    of_recipients = connection.execute(
+        select(recipients)
+        .where(recipients.c.delivery_id.in_(ids))
+        .order_by(recipients.c.delivery_id, recipients.c.position)
+    ).all()
+    told = connection.execute(
+        select(deliveries.c.id, deliveries.c.merged_into, deliveries.c.positions, notifications.c.payload)
+        .join(notifications, notifications.c.id == deliveries.c.notification_id)
+        .where(or_(deliveries.c.id.in_(ids), deliveries.c.merged_into.in_(ids)))
+        .order_by(notifications.c.id, deliveries.c.id)
+    ).all()
+    return _Taken(rows, of_recipients, told, newly_merged)
+
+
+def _gather(connection: Connection, first: AnyRow, now: datetime) -> int:
+    """Merges into the first what is due of everything else held for the same readers; how many."""
+    others = connection.execute(
+        select(deliveries.c.id).where(
+            deliveries.c.channel == first.channel,
+            deliveries.c.lane == first.lane,
+            deliveries.c.audience == first.audience,
+            deliveries.c.locale == first.locale,
+            deliveries.c.id != first.id,
+            deliveries.c.state == "held",
+            deliveries.c.next_attempt_at <= now,
+        )
+    ).scalars()
+    addresses: defaultdict[int, list[str]] = defaultdict(list)
+    for row in connection.execute(
+        select(recipients.c.delivery_id, recipients.c.address)
+        .where(recipients.c.delivery_id.in_([first.id, *others]))
+        .order_by(recipients.c.delivery_id, recipients.c.position)
+    ):
+        addresses[row.delivery_id].append(row.address)
+    same = [one for one, some in addresses.items() if one != first.id and some == addresses[first.id]]
+    merged = connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id.in_(same), deliveries.c.state == "held")
+        .values(state="merged", merged_into=first.id, settled_at=now)
+    )
+    return merged.rowcount
+
+
+def _claims(taken: _Taken) -> list[Claim]:
     of_delivery: defaultdict[int, list[Recipient]] = defaultdict(list)
-    for row in told:
+    for row in taken.recipients:
         of_delivery[row.delivery_id].append(Recipient(row.position, row.address, row.state))
-    whole = {row.id: alertmanager.parse(row.payload.encode()) for row in payloads}
+    parts: defaultdict[int, list[Notification]] = defaultdict(list)
+    for row in taken.told:
+        parts[row.merged_into or row.id].append(
+            _part(alertmanager.parse(row.payload.encode()), _positions(row.positions))
+        )
     found = [
         Claim(
             id=row.id,
@@ -683,11 +812,27 @@ def _claims(rows: Sequence[AnyRow], told: Sequence[AnyRow], payloads: Sequence[A
             give_up_at=row.give_up_at,
             unanswered_since=row.unanswered_since,
             recipients=tuple(of_delivery[row.id]),
-            notification=_part(whole[row.notification_id], _positions(row.positions)),
+            notification=together(parts[row.id]),
+            merged=len(parts[row.id]) - 1,
+            newly_merged=taken.newly_merged.get(row.id, 0),
+            held_until=row.held_until,
         )
-        for row in rows
+        for row in taken.rows
     ]
     return sorted(found, key=lambda claim: (-SEVERITIES.index(claim.severity), claim.created_at, claim.id))
+
+
+def together(told: Sequence[Notification]) -> Notification:
+    """Several notifications as one, the oldest first: each alert as it last stood, each group's count of the rest."""
+    if len(told) == 1:
+        return told[0]
+    alerts_now: dict[Identity, Alert] = {}
+    for notification in told:
+        for alert in notification.alerts:
+            alerts_now.pop(identity(alert), None)  # so that the order is that of the last word
+            alerts_now[identity(alert)] = alert
+    truncated = {notification.group_key: notification.truncated for notification in told}
+    return replace(told[-1], alerts=tuple(alerts_now.values()), truncated=sum(truncated.values()), reason="")
 
 
 def _part(notification: Notification, positions: frozenset[int] | None) -> Notification:

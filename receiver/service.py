@@ -116,6 +116,8 @@ class Receiver:
             log.warning("webhook not stored", error=str(error))
             raise
         self.metrics.posted("duplicate" if accepted.duplicate else "accepted")
+        for channel in accepted.suppressed:
+            self.metrics.settled(channel, "suppressed")
         if accepted.deliveries:
             self._workers.wake()
         return accepted

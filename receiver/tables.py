@@ -94,6 +94,7 @@ deliveries = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("created_at", Instant, nullable=False),
     Column("next_attempt_at", Instant, nullable=False),
+    Column("held_until", Instant),  # the end of the quiet time that it waited for
     Column("give_up_at", Instant, nullable=False),
     Column("lease_owner", String(64)),
     Column("lease_until", Instant),
