@@ -1,6 +1,6 @@
 # `make up` runs everything, `make test` proves it. Both set up what they need; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help up incident resolve test check bench-exporter format lock venv clean
+.PHONY: help up incident resolve test check bench-exporter bench-receiver format lock venv clean
 
 PYTEST_ARGS ?=
 
@@ -29,6 +29,10 @@ check: venv ## formatting, lint and types
 bench-exporter: venv ## the exporter against its peers, as a table (BENCH=--quick: a minute or two)
 	@deploy/setup.sh programs postgres prometheus-node-exporter prometheus-sql-exporter wrk
 	.venv/bin/python -m tests.benchmarks.exporter $(BENCH)
+
+bench-receiver: venv ## the receiver against Alertmanager's own notifiers, as a table (BENCH=--quick: a minute or two)
+	@deploy/setup.sh programs prometheus-alertmanager wrk
+	.venv/bin/python -m tests.benchmarks.receiver $(BENCH)
 
 format: venv ## format the source and mend what the linter can
 	.venv/bin/ruff format --quiet
