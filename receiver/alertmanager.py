@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from receiver.notification import Alert, Notification
 
-__all__ = ["InvalidPayloadError", "dump", "parse"]
+__all__ = ["InvalidPayloadError", "dump", "mended", "parse"]
 
 # Go's zero time: a firing alert has no end.
 _NO_TIME_YEAR = 1
@@ -34,7 +34,7 @@ def parse(body: bytes) -> Notification:
     except ValueError as error:
         raise InvalidPayloadError(f"the body is not JSON: {error}") from None
     if "\x00" in text or _MAY_HOLD_UNSTORABLE.search(text):
-        document = _mend(document)
+        document = mended(document)
     if not isinstance(document, dict):
         raise InvalidPayloadError(f"the body must be an object, not {_kind(document)}")
     version = document.get("version", "4")
@@ -160,13 +160,14 @@ def _aware(value: datetime) -> datetime:
     return value
 
 
-def _mend(value: Any) -> Any:
+def mended(value: Any) -> Any:
+    """A JSON value without what no database and no peer takes."""
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, list):
-        return [_mend(item) for item in value]
+        return [mended(item) for item in value]
     if isinstance(value, dict):
-        return {_mend(key): _mend(item) for key, item in value.items()}
+        return {mended(key): mended(item) for key, item in value.items()}
     return value
 
 

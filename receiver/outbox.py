@@ -31,19 +31,23 @@ from receiver import alertmanager
 from receiver.notification import HEARTBEAT, SEVERITIES, Alert, Notification, Severity
 from receiver.routing import Earlier, Identity, PlannedDelivery, Receipt, identity
 from receiver.store import Store
-from receiver.tables import OPEN_STATES, alerts, deliveries, heartbeats, notifications, recipients, seen
+from receiver.tables import OPEN_STATES, alerts, deliveries, heartbeats, notifications, recipients, requests, seen
 
 __all__ = [
     "Accepted",
+    "Asked",
     "Claim",
     "DeliveryRecord",
     "Filter",
+    "KeyReusedError",
     "NotificationRecord",
     "Outbox",
     "Recipient",
     "RecipientRecord",
     "Settlement",
+    "Told",
     "Waiting",
+    "Watched",
 ]
 
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
@@ -51,6 +55,9 @@ AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 REMINDER = "repeat interval elapsed"
 """`notification_reason` of a reminder (Alertmanager's notify.ReasonRepeatIntervalElapsed)."""
 
+# In the table of heartbeats: times that all receivers on one store share.
+_LISTENED = "(listened)"
+_LISTENING_SINCE = "(listening since)"
 _LOST = ("failed", "suppressed")  # states in which nobody got the message
 _AT_ONCE = 500  # rows asked for or deleted in one statement
 
@@ -64,6 +71,42 @@ class Accepted:
     duplicate: bool
     suppressed: tuple[str, ...] = ()
     """The channels of the deliveries that came to nothing by it, one entry each."""
+
+
+class KeyReusedError(Exception):
+    """A program gave a key that it has used for another request."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What makes two requests of a program the same one: the key that it gave, and a digest of the rest."""
+
+    key: str
+    digest: str
+
+    @staticmethod
+    def of(key: str, digest: str) -> Asked:
+        """From the key as it was given, whatever its length."""
+        return Asked(hashlib.sha256(key.encode()).hexdigest(), digest)
+
+
+@dataclass(frozen=True)
+class Told:
+    """The last notification of an alert of our own."""
+
+    notification_id: int
+    starts_at: datetime
+    firing: bool
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The heartbeat as the store knows it."""
+
+    heard: datetime | None
+    listening_since: datetime
+    """Since when some receiver has listened without a long pause."""
+    alarm: Told | None
 
 
 @dataclass(frozen=True)
@@ -203,14 +246,21 @@ class Outbox:
         dedup_window: timedelta,
         give_up_after: timedelta,
         source: str = "alertmanager",
+        asked: Asked | None = None,
     ) -> Accepted:
-        """Stores the notification with its deliveries, or finds that it is a duplicate."""
+        """Stores the notification with its deliveries, or finds that it is a duplicate.
+
+        Raises KeyReusedError where what was `asked` has the key of something else.
+        """
         key = dedup_key(notification)
         payload = alertmanager.dump(notification)
 
         def work(connection: Connection) -> Accepted:
             if any(alert.is_heartbeat and alert.firing for alert in notification.alerts):
                 _note_heartbeat(connection, now)
+            done = _take_request(connection, asked) if asked is not None else None
+            if done is not None:
+                return Accepted(done, 0, duplicate=True)
             known = _take_key(connection, key, now, now - dedup_window, reminder=notification.reason == REMINDER)
             if known is not None:
                 connection.execute(
@@ -222,6 +272,10 @@ class Outbox:
             planned = plan(_who_got(connection, [alert for alert in notification.alerts if not alert.firing]))
             notification_id = _insert_notification(connection, notification, payload, source, now)
             connection.execute(update(seen).where(seen.c.key == key).values(notification_id=notification_id))
+            if asked is not None:
+                connection.execute(
+                    update(requests).where(requests.c.key == asked.key).values(notification_id=notification_id)
+                )
             for delivery in planned:
                 _insert_delivery(connection, notification, notification_id, delivery, now, give_up_after)
             suppressed = [one.to.channel for one in planned if one.quiet is not None and one.quiet.until is None]
@@ -239,12 +293,58 @@ class Outbox:
             ).scalar()
         )
 
+    def watch(self, fingerprint: str, *, now: datetime, patience: timedelta) -> Watched:
+        """Notes that somebody listens for the heartbeat now, and says what is known of it and of its alarm.
+
+        When nobody has listened for longer than `patience`, listening begins anew.
+        """
+
+        def work(connection: Connection) -> Watched:
+            known = {row.name: row.seen_at for row in connection.execute(select(heartbeats))}
+            listened, since = known.get(_LISTENED), known.get(_LISTENING_SINCE)
+            if listened is None or since is None or now - listened > patience:
+                since = now
+                _note_time(connection, _LISTENING_SINCE, since)
+            _note_time(connection, _LISTENED, now)
+            alarm = connection.execute(
+                select(alerts.c.notification_id, alerts.c.starts_at, alerts.c.firing)
+                .where(alerts.c.fingerprint == fingerprint)
+                .order_by(alerts.c.notification_id.desc())
+                .limit(1)
+            ).first()
+            return Watched(known.get(HEARTBEAT), since, Told(*alarm) if alarm is not None else None)
+
+        return self._store.write(work)
+
+    def last_of(self, source: str, *, heartbeat: bool) -> NotificationRecord | None:
+        """The newest notification from there: of the heartbeat and its like, or of what is told to people."""
+        is_heartbeat = notifications.c.severity == "none"
+        statement = (
+            select(notifications)
+            .where(notifications.c.source == source, is_heartbeat if heartbeat else ~is_heartbeat)
+            .order_by(notifications.c.id.desc())
+            .limit(1)
+        )
+        row = self._store.read(lambda connection: connection.execute(statement).first())
+        if row is None:
+            return None
+        return replace(_notification_record(row, ()), notification=alertmanager.parse(row.payload.encode()))
+
     # Delivering
 
-    def claim(self, channel: str, *, now: datetime, limit: int, busy_lanes: Iterable[str] = ()) -> list[Claim]:
+    def claim(
+        self,
+        channel: str,
+        *,
+        now: datetime,
+        limit: int,
+        busy_lanes: Iterable[str] = (),
+        only: int | None = None,
+    ) -> list[Claim]:
         """Takes on up to `limit` deliveries that are due, the most urgent and then the oldest first.
 
         Messages of one group to the same recipients keep their order: the end of an alert never arrives before it.
+        `only` is the one notification to look at.
         """
         due = select(deliveries.c.id).where(
             deliveries.c.channel == channel,
@@ -257,6 +357,8 @@ class Outbox:
             deliveries.c.lane.not_in(list(busy_lanes)),
             ~_comes_after_another(),
         )
+        if only is not None:
+            due = due.where(deliveries.c.notification_id == only)
         # Looking costs less than writing, and most looks find nothing.
         if self._store.read(lambda connection: connection.execute(due.limit(1)).first()) is None:
             return []
@@ -501,8 +603,27 @@ def _take_key(connection: Connection, key: str, now: datetime, expired: datetime
     return known
 
 
+def _take_request(connection: Connection, asked: Asked) -> int | None:
+    """Takes the key for a new request, or gives the notification of the one that has it."""
+    new = _insert_into(connection, requests).values(key=asked.key, digest=asked.digest)
+    if connection.execute(new.on_conflict_do_nothing().returning(requests.c.key)).first() is not None:
+        return None
+    digest, known = connection.execute(
+        select(requests.c.digest, requests.c.notification_id).where(requests.c.key == asked.key)
+    ).one()
+    if digest != asked.digest:
+        raise KeyReusedError
+    notification_id: int = known
+    return notification_id
+
+
 def _note_heartbeat(connection: Connection, now: datetime) -> None:
-    new = _insert_into(connection, heartbeats).values(name=HEARTBEAT, seen_at=now)
+    _note_time(connection, HEARTBEAT, now)
+
+
+def _note_time(connection: Connection, name: str, now: datetime) -> None:
+    """A later time takes an earlier one's place."""
+    new = _insert_into(connection, heartbeats).values(name=name, seen_at=now)
     connection.execute(
         new.on_conflict_do_update(
             index_elements=[heartbeats.c.name], set_={"seen_at": now}, where=heartbeats.c.seen_at < now

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
+from receiver import schedules
 from receiver.audiences import AudienceSettings
+from receiver.channels.email import Addresses
 from receiver.store import read_url
 from serving import settings as serving
-from serving.settings import Duration, Env
+from serving.settings import CommaSeparated, Duration, Env
 
-__all__ = ["ReceiverSettings", "load"]
+__all__ = ["HeartbeatSettings", "NotifySettings", "ReceiverSettings", "ReportSettings", "load"]
 
 
 def _positive(value: timedelta) -> timedelta:
@@ -25,6 +29,57 @@ def _positive(value: timedelta) -> timedelta:
 
 def _database(value: SecretStr) -> SecretStr:
     read_url(value.get_secret_value())
+    return value
+
+
+def _web_address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected an address such as http://127.0.0.1:19110")
+    if parts.username is not None:
+        raise ValueError("give user and password by their own settings, not within the address")
+    return value.rstrip("/")
+
+
+def _secret_address(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        parts = urlsplit(value.get_secret_value())
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected an address such as https://hc-ping.com/…")
+    return value
+
+
+def _prefixes(values: tuple[str, ...]) -> tuple[str, ...]:
+    digits = tuple(re.sub(r"[\s().-]", "", value) for value in values)
+    if not all(re.fullmatch(r"[01]\d*", value) for value in digits):
+        raise ValueError("write the first digits of numbers as they are dialled, such as 010")
+    return digits
+
+
+def _times_of_day(value: object) -> object:
+    """YAML 1.1 reads 18:00 without quotes as a number in base 60."""
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    return tuple(f"{one // 60:02}:{one % 60:02}" if isinstance(one, int) and one >= 0 else one for one in values)
+
+
+def _clock_times(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value) for value in values):
+        raise ValueError("write times of day such as 08:00")
+    return values
+
+
+def _days(values: tuple[str, ...]) -> tuple[str, ...]:
+    schedules.parse_days(values)
+    return values
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _answered_in_time(value: timedelta) -> timedelta:
+    if not timedelta(0) <= value <= timedelta(seconds=20):
+        raise ValueError("must be between 0s and 20s: who asks does not wait for ever")
     return value
 
 
@@ -39,6 +94,48 @@ class RetrySettings(serving.Settings):
     give_up_after: PositiveDuration = timedelta(hours=24)
 
 
+class HeartbeatSettings(serving.Settings):
+    """The watch over the watcher: the alarm when ColdChainWatchdog stays away."""
+
+    missing_after: PositiveDuration = timedelta(minutes=10)
+    required: bool = False
+    """Whether to raise the alarm even where no heartbeat ever came."""
+    ping_url: Annotated[SecretStr | None, Env("HEARTBEAT_PING_URL"), AfterValidator(_secret_address)] = None
+    ping_interval: PositiveDuration = timedelta(minutes=1)
+
+
+class NotifySettings(serving.Settings):
+    """The guide's API for programs."""
+
+    wait: Annotated[Duration, AfterValidator(_answered_in_time)] = timedelta(seconds=5)
+    """How long an answer waits for the outcome."""
+    allowed_email_domains: CommaSeparated = ()
+    """Where not empty, a program may name recipients of these domains only."""
+    allowed_sms_prefixes: Annotated[CommaSeparated, AfterValidator(_prefixes)] = ()
+    tests_a_minute: Annotated[int, Field(ge=1, le=600)] = 10
+
+
+class ReportSettings(serving.Settings):
+    """The health report mail; off without `at`."""
+
+    at: Annotated[tuple[str, ...], BeforeValidator(_times_of_day), AfterValidator(_clock_times)] = ()
+    """Times of day in `time_zone`."""
+    days: Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_days)] = schedules.DAYS
+    to: Addresses = ()
+    """Empty: ALERT_EMAIL_TO."""
+    exporter_url: Annotated[str, Env("EXPORTER_URL"), AfterValidator(_web_address)] = "http://127.0.0.1:19110"
+    exporter_token: Annotated[SecretStr | None, Env("EXPORTER_TOKEN")] = None
+    exporter_user: Annotated[str | None, Env("EXPORTER_USER")] = None
+    exporter_password: Annotated[SecretStr | None, Env("EXPORTER_PASSWORD")] = None
+    exporter_ca_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> ReportSettings:
+        if (self.exporter_user is None) != (self.exporter_password is None):
+            raise ValueError("exporter_user (EXPORTER_USER) and exporter_password (EXPORTER_PASSWORD) go together")
+        return self
+
+
 class ReceiverSettings(AudienceSettings):
     """Everything that can be set; `deploy/receiver/receiver.yaml` shows and explains each."""
 
@@ -51,6 +148,22 @@ class ReceiverSettings(AudienceSettings):
     dedup_window: PositiveDuration = timedelta(minutes=20)
     retention: PositiveDuration = timedelta(days=90)
     retry: RetrySettings = RetrySettings()
+    heartbeat: HeartbeatSettings = HeartbeatSettings()
+    notify: NotifySettings = NotifySettings()
+    report: ReportSettings = ReportSettings()
+
+    @property
+    def unable(self) -> dict[str, tuple[str, ...]]:
+        """For each channel the variables without which it can send to nobody at all, whoever is named."""
+        recipients = {"ALERT_EMAIL_TO", "ALERT_SMS_TO"}
+        found = {"email": self.email.missing, "slack": self.slack.missing, "sms": self.sms.missing}
+        return {channel: tuple(name for name in names if name not in recipients) for channel, names in found.items()}
+
+    @model_validator(mode="after")
+    def _report_reaches_somebody(self) -> ReceiverSettings:
+        if self.report.at and not (self.report.to or self.email.to):
+            raise ValueError("report.at is given, but neither report.to nor email.to (ALERT_EMAIL_TO)")
+        return self
 
 
 def load(

@@ -21,7 +21,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["OPEN_STATES", "alerts", "deliveries", "heartbeats", "metadata", "notifications", "recipients", "seen"]
+__all__ = [
+    "OPEN_STATES",
+    "alerts",
+    "deliveries",
+    "heartbeats",
+    "metadata",
+    "notifications",
+    "recipients",
+    "requests",
+    "seen",
+]
 
 
 class Instant(TypeDecorator[datetime]):
@@ -141,6 +151,15 @@ seen = Table(  # what makes a duplicate one, across replicas
     Column("key", String(64), primary_key=True),
     Column("notification_id", Id),
     Column("seen_at", Instant, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+requests = Table(  # what makes a program's request one that was made before: Idempotency-Key
+    "requests",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("notification_id", Id, ForeignKey(notifications.c.id, ondelete="CASCADE"), index=True),
     sqlite_with_rowid=False,
 )
 
