@@ -102,6 +102,7 @@ class Chain:
             "prometheus": [
                 *(program("prometheus"), address, f"--config.file={self.folder}/prometheus.yml"),
                 f"--storage.tsdb.path={self.folder}/prometheus",
+                "--rules.alert.resend-delay=1s",  # what fires before Alertmanager is known is sent again after this
             ],
         }
         host, port = self.sandbox.smtp
