@@ -138,9 +138,12 @@ class Workers:
         policy: RetryPolicy,
         observer: Observer,
         *,
+        only: int | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """`only` is the one notification to deliver: each of its deliveries that is due, and then no more."""
         self._outbox = outbox
+        self._only = only
         self._carriers = dict(carriers)
         self._policy = policy
         self._observer = observer
@@ -185,12 +188,21 @@ class Workers:
             except StoreUnavailableError as error:
                 log.warning("deliveries not given back, their lease will end", error=str(error))
 
+    def finish(self, *, within: timedelta) -> None:
+        """For those of one notification: waits until there is no more to do, and stops."""
+        deadline = time.monotonic() + within.total_seconds()
+        for thread in self._threads[:-1]:  # all but the one that renews leases
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self.stop(within=timedelta(0))
+
     def _work(self, name: str) -> None:
         carrier = self._carriers[name]
         channel = carrier.open()
         while not self._stopping.is_set():
             try:
                 claim = self._claim(name)
+                if claim is None and self._only is not None:
+                    break
                 if claim is None:
                     self._wait(name)
                     continue
@@ -198,6 +210,8 @@ class Workers:
                     self._deliver(claim, carrier, channel)
             except StoreUnavailableError as error:
                 log.warning("store unavailable", channel=name, error=str(error))
+                if self._only is not None:
+                    break
                 self._stopping.wait(_STORE_PAUSE_SECONDS)
         channel.close()
 
@@ -205,7 +219,7 @@ class Workers:
         pace = self._paces[name]
         with pace.lock:
             now = self._clock()
-            claims = self._outbox.claim(name, now=now, limit=1, busy_lanes=pace.busy(now))
+            claims = self._outbox.claim(name, now=now, limit=1, busy_lanes=pace.busy(now), only=self._only)
             for claim in claims:
                 pace.used(claim.lane, now)
         return claims[0] if claims else None
