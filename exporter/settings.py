@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, TypeVar
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from exporter import databases
+from exporter import databases, naming, sql
 from exporter.limits import Thresholds
 from serving.settings import Duration, Env, Settings
 
-__all__ = ["DiskSettings", "ExporterSettings", "HostSettings", "PathSettings", "SourceSettings", "Sources"]
+__all__ = [
+    "DiskSettings",
+    "ExporterSettings",
+    "GaugeSettings",
+    "HostSettings",
+    "PathSettings",
+    "QuerySettings",
+    "SourceSettings",
+    "Sources",
+]
+
+T = TypeVar("T")
 
 
 def _positive(value: timedelta) -> timedelta:
@@ -65,10 +86,54 @@ def _pattern(value: str) -> str:
     return value
 
 
+def _fitting(problem: Callable[[str], str | None]) -> AfterValidator:
+    """Refuses a text in the words of `problem`."""
+
+    def check(value: str) -> str:
+        if words := problem(value):
+            raise ValueError(words)
+        return value
+
+    return AfterValidator(check)
+
+
+def _some(value: tuple[T, ...]) -> tuple[T, ...]:
+    if not value:
+        raise ValueError("give at least one: name, help, value")
+    return value
+
+
+def _distinct(value: tuple[str, ...]) -> tuple[str, ...]:
+    for name in value:
+        if value.count(name) > 1:
+            raise ValueError(f"{name} is given twice")
+    return value
+
+
+def _at(problems: Iterable[tuple[tuple[str | int, ...], str]]) -> None:
+    """Raises what is wrong at each place, so that each is told with its own line."""
+    errors = [
+        InitErrorDetails(type=PydanticCustomError("query", "{words}", {"words": words}), loc=place, input=None)
+        for place, words in problems
+    ]
+    if errors:
+        raise ValidationError.from_exception_data("queries", errors)
+
+
+def _origin(value: str) -> str:
+    # lower case, no path and no default port: as browsers write it in Origin, to which it is compared
+    if not re.fullmatch(r"https?://(\[[0-9a-f:]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?", value):
+        raise ValueError(
+            "write the origin of a front end as its browser has it: https://ops.example.com, or http://localhost:3000"
+        )
+    return value
+
+
 Interval = Annotated[Duration, AfterValidator(_interval)]
 Timeout = Annotated[Duration, AfterValidator(_timeout)]
 Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
+Labels = Annotated[tuple[Annotated[str, _fitting(naming.label_problem)], ...], AfterValidator(_distinct)]
 
 
 class SourceSettings(Settings):
@@ -93,6 +158,66 @@ class Sources(Settings):
     orders: SourceSettings = SourceSettings()
     dispatches: SourceSettings = SourceSettings()
     vehicles: SourceSettings = SourceSettings()
+
+
+class GaugeSettings(Settings):
+    """One gauge of a query; `value` and `labels` are columns of it."""
+
+    name: Annotated[str, _fitting(naming.gauge_problem)]
+    help: str = ""
+    value: str
+    labels: Labels | None = None
+    """None takes the query's; fewer than those where its value repeats in several rows."""
+
+    @field_validator("help")
+    @classmethod
+    def _says_something(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("missing: say in a sentence what it counts and when it is absent, for whoever finds it")
+        return " ".join(value.split())
+
+
+class QuerySettings(SourceSettings):
+    """`queries:`, one entry: SQL of the site's own, and the gauges that come of it."""
+
+    sql: Annotated[str, _fitting(sql.problem)]
+    labels: Labels = ()
+    gauges: Annotated[tuple[GaugeSettings, ...], AfterValidator(_some)]
+    lookback: Annotated[Duration, AfterValidator(_positive)] | None = None
+    """How long before `:now` the SQL's `:since` is."""
+    max_series: Annotated[int, Field(ge=1, le=1_000_000)] = 5000
+
+    def labels_of(self, gauge: GaugeSettings) -> tuple[str, ...]:
+        """The columns that become the gauge's labels."""
+        return self.labels if gauge.labels is None else gauge.labels
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> QuerySettings:
+        _at(self._problems())
+        return self
+
+    def _problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        uses_since = "since" in sql.moments(self.sql)
+        if uses_since and self.lookback is None:
+            yield ("sql",), "it uses :since, so say how long ago that is: lookback: 1h"
+        if self.lookback is not None and not uses_since:
+            yield ("lookback",), "the SQL does not use :since: bound it by `created_at > :since`, or leave this out"
+        for number, gauge in enumerate(self.gauges):
+            if gauge.value in self.labels_of(gauge):
+                yield ("gauges", number, "value"), f"{gauge.value} is a label as well; a column is either"
+
+
+def _no_gauge_twice(queries: dict[str, QuerySettings]) -> dict[str, QuerySettings]:
+    first: dict[str, str] = {}
+    problems = []
+    for name, query in queries.items():
+        for number, gauge in enumerate(query.gauges):
+            if gauge.name in first:
+                where = "this query" if first[gauge.name] == name else f"the query {first[gauge.name]}"
+                problems.append(((name, "gauges", number, "name"), f"{gauge.name} is a gauge of {where} already"))
+            first.setdefault(gauge.name, name)
+    _at(problems)
+    return queries
 
 
 class PathSettings(Settings):
@@ -134,3 +259,7 @@ class ExporterSettings(Settings):
     thresholds: Thresholds = Thresholds()
     disk: DiskSettings = DiskSettings()
     path: PathSettings = PathSettings()
+    cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
+    queries: Annotated[
+        dict[Annotated[str, _fitting(naming.source_problem)], QuerySettings], AfterValidator(_no_gauge_twice)
+    ] = Field(default_factory=dict)

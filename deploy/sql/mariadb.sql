@@ -14,6 +14,6 @@ GRANT SELECT (id, status, created_at, dispatch_date, total_distance_km) ON dispa
 GRANT SELECT (id, status, is_active) ON vehicles TO coldchain_exporter@'%';
 
 -- Gauges of your own under `queries:` need the columns that they read as well. For the vehicle-temperature example:
--- GRANT SELECT (id, code, min_temp_celsius, max_temp_celsius) ON vehicles TO coldchain_exporter@'%';
--- GRANT SELECT (id, vehicle_id, temperature_a, temperature_b, created_at) ON vehicle_temperature_logs
+-- GRANT SELECT (plate_number, min_temp_celsius, max_temp_celsius) ON vehicles TO coldchain_exporter@'%';
+-- GRANT SELECT (vehicle_id, cm_number, temperature_a, temperature_b, created_at) ON vehicle_temperature_logs
 --   TO coldchain_exporter@'%';

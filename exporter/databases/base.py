@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, tzinfo
 from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
 import sqlalchemy
 import sqlalchemy.exc
@@ -124,6 +125,9 @@ class Dialect(ABC):
     @abstractmethod
     def begin(self, connection: sqlalchemy.Connection, timeout: float) -> None:
         """Starts a read-only transaction in which the server itself ends what runs longer than `timeout` seconds."""
+
+    def use_zone(self, connection: sqlalchemy.Connection, zone: ZoneInfo, now: datetime) -> None:  # noqa: B027 - SQLite has none
+        """Has the database compare and show timestamps in `zone` until the transaction ends."""
 
     def end(self, connection: sqlalchemy.Connection) -> None:
         """Ends the transaction."""

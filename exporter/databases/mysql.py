@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 from datetime import datetime, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import sqlalchemy
 import sqlalchemy.event
@@ -66,6 +67,11 @@ class MySQL(Dialect):
         wait = max(1, int(timeout * 4 / 5))  # whole seconds
         connection.exec_driver_sql(f"SET SESSION {limit}, lock_wait_timeout = {wait}, time_zone = '+00:00'")
         connection.exec_driver_sql("START TRANSACTION READ ONLY")
+
+    def use_zone(self, connection: sqlalchemy.Connection, zone: ZoneInfo, now: datetime) -> None:
+        # by its offset of today: few servers have the tables of zone names
+        offset = f"{now.astimezone(zone):%z}"
+        connection.exec_driver_sql(f"SET SESSION time_zone = '{offset[:3]}:{offset[3:5]}'")
 
     def explain(self, error: sqlalchemy.exc.DBAPIError) -> DatabaseError:
         arguments: tuple[Any, ...] = getattr(error.orig, "args", ())

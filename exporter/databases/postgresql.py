@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
 import sqlalchemy
 import sqlalchemy.exc
 from sqlalchemy.pool import NullPool
@@ -61,8 +64,12 @@ class PostgreSQL(Dialect):
             "SET LOCAL jit = off"  # compiling takes longer than these queries
         )
 
+    def use_zone(self, connection: sqlalchemy.Connection, zone: ZoneInfo, now: datetime) -> None:  # noqa: ARG002
+        connection.exec_driver_sql(f"SET LOCAL TIME ZONE '{zone.key}'")
+
     def explain(self, error: sqlalchemy.exc.DBAPIError) -> DatabaseError:
-        state = getattr(error.orig, "sqlstate", None) or ""
+        # a session's own driver may be psycopg2, which calls it pgcode
+        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or ""
         diagnosis = getattr(error.orig, "diag", None)
         message = getattr(diagnosis, "message_primary", None) or one_line(error.orig or error)
         message = message.removeprefix("connection failed: ")

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from exporter.databases import open_reader, parse_url
+from exporter.databases import CONNECTIONS, Shared, open_reader, parse_url
 from exporter.families import Family
-from exporter.settings import ExporterSettings, SourceSettings
+from exporter.settings import ExporterSettings, QuerySettings, SourceSettings
 from exporter.sources.database import DatabaseSource
 from exporter.sources.dispatches import dispatches
 from exporter.sources.host import HostSource
 from exporter.sources.orders import orders
+from exporter.sources.queries import QuerySource
 from exporter.sources.table import TableSource
 from exporter.sources.vehicles import VEHICLES
 from exporter.tables import Table
@@ -50,9 +51,13 @@ class Plan:
     loads_database: bool = True
 
 
-def plans(settings: ExporterSettings) -> tuple[Plan, ...]:
-    """The sources that are switched on; without a database that is the host alone."""
+def plans(settings: ExporterSettings, shared: Shared | None = None) -> tuple[Plan, ...]:
+    """The sources that are switched on; without a database that is the host alone.
+
+    Those of `queries:` use the connections of `shared`, which is given as many as the others leave.
+    """
     result = []
+    shared = shared or Shared()
 
     def add(name: str, own: SourceSettings, basis: Hashable, make: Callable[[float], Source], loads: bool) -> None:
         interval = (own.interval or settings.default_interval).total_seconds()
@@ -80,4 +85,20 @@ def plans(settings: ExporterSettings) -> tuple[Plan, ...]:
         add_table(settings.sources.orders, orders(waiting), waiting)
         add_table(settings.sources.dispatches, dispatches(overdue, zone), overdue, zone)
         add_table(settings.sources.vehicles, VEHICLES)
+        shared.resize(CONNECTIONS - sum(plan.loads_database for plan in result))
+
+        patience = settings.default_timeout.total_seconds()
+
+        def add_query(name: str, query: QuerySettings) -> None:
+            zone = settings.database_timezone
+            add(
+                name,
+                query,
+                (secret, zone, patience, query),
+                lambda _: QuerySource(query, shared.reader(url, patience), zone),
+                True,
+            )
+
+        for name, query in settings.queries.items():
+            add_query(name, query)
     return tuple(result)
