@@ -19,12 +19,14 @@ resolve: venv ## clear that backlog now
 
 test: venv check ## everything that is tested, on the real programs
 	@deploy/setup.sh programs prometheus promtool prometheus-alertmanager amtool postgres mariadbd openssl nginx
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
-check: venv ## formatting, lint and types
+check: venv ## formatting, lint, types, secrets in the source, known faults of the locked packages
 	.venv/bin/ruff format --check --quiet
 	.venv/bin/ruff check --quiet
 	.venv/bin/mypy
+	@git ls-files -z -- ':!*.lock' ':!*.json' ':!*.png' | xargs -0 .venv/bin/detect-secrets-hook --baseline .secrets.baseline
+	@.venv/bin/python -m tests.audit
 
 bench-exporter: venv ## the exporter against its peers, as a table (BENCH=--quick: a minute or two)
 	@deploy/setup.sh programs postgres prometheus-node-exporter prometheus-sql-exporter wrk
