@@ -31,6 +31,7 @@ from deploy.prometheus.quicken import quicken
 
 PATIENCE = 90  # seconds that all of it may take to become healthy
 SANDBOX_SMTP_PORT = 19125
+TEMPERATURES = Path(__file__).parent.parent / "exporter" / "vehicle-temperature.yaml"
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,10 @@ def _programs(options: argparse.Namespace, state: Path, environ: Mapping[str, st
         ),
         Program(
             "exporter",
-            [python, "-m", "exporter", f"--web.listen-address=127.0.0.1:{options.exporter_port}"],
+            [
+                *(python, "-m", "exporter", f"--web.listen-address=127.0.0.1:{options.exporter_port}"),
+                *(() if real_database else (f"--config.file={TEMPERATURES}",)),
+            ],
             options.exporter_port,
             f"http://127.0.0.1:{options.exporter_port}/-/ready",
             "exporter: metrics of host, database and business",
