@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import anyio
 import jinja2
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -32,8 +33,10 @@ _STATES = ("pending", "held", "retrying", "delivered", "partial", "uncertain", "
 _MOST_LISTED = 500
 _LISTED_ON_PAGE = 30
 _LONGEST_DETAIL = 300
-# Of all bodies that are being read or worked on: what a 16 MiB one becomes in Python is some ten times its size.
+# Of all bodies that are being read or worked on. What becomes of one in Python is some ten times its size, so the
+# large ones are worked on one after the other.
 _MOST_BYTES_AT_ONCE = 64 * 2**20
+_LARGE_BYTES = 2**20
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -76,6 +79,7 @@ class _Doors:
         self._receiver = receiver
         self._reload = reload
         self._bytes_at_once = 0
+        self._large = anyio.CapacityLimiter(1)
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("receiver"), autoescape=True, undefined=jinja2.StrictUndefined
         )
@@ -101,7 +105,8 @@ class _Doors:
                     self._receiver.metrics.posted("unavailable")
                     raise HTTPException(503, "too much is being taken in at once: try again")
                 chunks.append(chunk)
-            accepted = await run_in_threadpool(self._receiver.accept, b"".join(chunks))
+            limiter = self._large if size > _LARGE_BYTES else None
+            accepted = await anyio.to_thread.run_sync(self._receiver.accept, b"".join(chunks), limiter=limiter)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except InvalidPayloadError as error:

@@ -152,6 +152,7 @@ class Workers:
         self._wake = {name: threading.Event() for name in carriers}
         self._paces = {name: _Pace(carrier.pause) for name, carrier in carriers.items()}
         self._sending: dict[int, Claim] = {}
+        self._store_gone = False
         self._threads = [
             threading.Thread(target=self._work, args=(name,), name=f"{name}-{number}", daemon=True)
             for name, carrier in carriers.items()
@@ -180,7 +181,7 @@ class Workers:
         self.retire()
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        left = list(self._sending.values())
+        left = list(self._sending.copy().values())
         if left:
             log.warning("stopped while sending: to be sent again", deliveries=[claim.id for claim in left])
             try:
@@ -205,15 +206,27 @@ class Workers:
                     break
                 if claim is None:
                     self._wait(name)
-                    continue
-                with self._noted(claim):
-                    self._deliver(claim, carrier, channel)
+                else:
+                    with self._noted(claim):
+                        self._deliver(claim, carrier, channel)
+                self._store_is_there()
             except StoreUnavailableError as error:
-                log.warning("store unavailable", channel=name, error=str(error))
+                self._store_is_gone(error)
                 if self._only is not None:
                     break
                 self._stopping.wait(_STORE_PAUSE_SECONDS)
         channel.close()
+
+    def _store_is_gone(self, error: StoreUnavailableError) -> None:
+        """Said once, not once a second by every worker."""
+        if not self._store_gone:
+            self._store_gone = True
+            log.error("store unavailable: nothing is delivered until it is back", error=str(error))
+
+    def _store_is_there(self) -> None:
+        if self._store_gone:
+            self._store_gone = False
+            log.info("store available again")
 
     def _claim(self, name: str) -> Claim | None:
         pace = self._paces[name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from receiver.settings import ReceiverSettings, RetrySettings
 from serving.reload import Reload
 from tests.receiver.making import body, payload_alert
 from tests.receiver.sending import email_settings, slack_settings, sms_settings
+from tests.receiver.serving import served
 from tests.waiting import until
 
 JSON = {"Content-Type": "application/json"}
@@ -46,20 +46,15 @@ class World:
         config = uvicorn.Config(
             create_app(self.receiver, reload=self.reload), port=0, log_config=None, http="httptools", ws="none"
         )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run)
+        self._served = served(config)
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        until(lambda: self._server.started, "the server listens")
-        host, port = self._server.servers[0].sockets[0].getsockname()[:2]
-        self.client = httpx.Client(base_url=f"http://{host}:{port}", trust_env=False, timeout=20)
+        self.client = httpx.Client(base_url=self._served.__enter__(), trust_env=False, timeout=20)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
-        self._server.should_exit = True
-        self._thread.join()
+        self._served.__exit__(None, None, None)
 
     def post(self, content: bytes, headers: dict[str, str] = JSON) -> tuple[int, Any]:
         answer = self.client.post("/webhook", content=content, headers=headers)

@@ -33,7 +33,8 @@ class Process:
         host, port = sandbox.smtp
         self.folder = folder
         self.address = f"127.0.0.1:{free_port()}"
-        self.flags = [f"--web.listen-address={self.address}", *flags]
+        (folder / "quick.yaml").write_text("retry: {first: 200ms, longest: 500ms}\nslack: {pause: 0s}\n")
+        self.flags = [f"--web.listen-address={self.address}", "--config.file=quick.yaml", *flags]
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
         self.environment = (
             kept
