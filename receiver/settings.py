@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
-from receiver import schedules
+from receiver import fallback, schedules
 from receiver.audiences import AudienceSettings
 from receiver.channels.email import Addresses
 from receiver.store import read_url
@@ -84,6 +84,7 @@ def _answered_in_time(value: timedelta) -> timedelta:
 
 
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+NextChannel: TypeAlias = Literal["email", "slack", "sms", "none"]
 
 
 class RetrySettings(serving.Settings):
@@ -92,6 +93,31 @@ class RetrySettings(serving.Settings):
     first: PositiveDuration = timedelta(seconds=5)
     longest: PositiveDuration = timedelta(minutes=10)
     give_up_after: PositiveDuration = timedelta(hours=24)
+
+
+class FallbackSettings(serving.Settings):
+    """For each channel the one that tells what it does not get through: after it has failed, or for too long."""
+
+    email: NextChannel = "slack"
+    slack: NextChannel = "email"
+    sms: NextChannel = "email"
+    critical_after: PositiveDuration = timedelta(minutes=2)
+    after: PositiveDuration = timedelta(minutes=15)
+
+    @property
+    def rules(self) -> fallback.Rules:
+        named = {"email": self.email, "slack": self.slack, "sms": self.sms}
+        return fallback.Rules(
+            next={channel: to for channel, to in named.items() if to != "none"},
+            after={"info": self.after, "warning": self.after, "critical": self.critical_after},
+        )
+
+    @model_validator(mode="after")
+    def _leads_elsewhere(self) -> FallbackSettings:
+        for channel, to in self.rules.next.items():
+            if channel == to:
+                raise ValueError(f"{channel} cannot stand in for itself: name another channel, or none")
+        return self
 
 
 class HeartbeatSettings(serving.Settings):
@@ -124,7 +150,6 @@ class ReportSettings(serving.Settings):
     to: Addresses = ()
     """Empty: ALERT_EMAIL_TO."""
     exporter_url: Annotated[str, Env("EXPORTER_URL"), AfterValidator(_web_address)] = "http://127.0.0.1:19110"
-    exporter_token: Annotated[SecretStr | None, Env("EXPORTER_TOKEN")] = None
     exporter_user: Annotated[str | None, Env("EXPORTER_USER")] = None
     exporter_password: Annotated[SecretStr | None, Env("EXPORTER_PASSWORD")] = None
     exporter_ca_file: Path | None = None
@@ -148,6 +173,7 @@ class ReceiverSettings(AudienceSettings):
     dedup_window: PositiveDuration = timedelta(minutes=20)
     retention: PositiveDuration = timedelta(days=90)
     retry: RetrySettings = RetrySettings()
+    fallback: FallbackSettings = FallbackSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
     notify: NotifySettings = NotifySettings()
     report: ReportSettings = ReportSettings()
