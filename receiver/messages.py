@@ -9,16 +9,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
+from urllib.parse import quote
 
-from jinja2 import FileSystemLoader, StrictUndefined
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from receiver.matchers import Matcher
 from receiver.notification import Alert, Notification, Severity, highest
 
-__all__ = ["Entry", "Story", "Templates", "locales", "plain", "story"]
+__all__ = ["Digest", "Entry", "Story", "Templates", "locales", "plain", "story"]
+
+Digest: TypeAlias = Literal["", "held"]
+"""Why several notifications are one message: they were held back together."""
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_SHARED = "shared"
+_WORDS = "words.j2"
+_LOCALE_OF_LAST_RESORT = "en"
+_ONE_LINE = frozenset({"subject", "headline"})
+# What an expression in somebody's template may raise.
+_FAULTS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _LONGEST_TITLE = 200
 _LONGEST_MESSAGE = 1_500
 _LONGEST_VALUE = 200
@@ -39,7 +50,7 @@ class Entry:
     title: str
     message: str
     where: str
-    """The values of the labels in which it differs from the others of its message."""
+    """The values of the labels in which it differs from the others of its name."""
     category: str
     severity: Severity
     firing: bool
@@ -73,11 +84,35 @@ class Story:
     """How many of the alerts are not among the entries for want of room."""
     truncated: int
     """How many Alertmanager left out."""
-    alertmanager: str
+    mixed: bool
+    """Whether those that fire are of several severities."""
+    instance: str
+    """Where all of them are, if it is one place."""
+    runbook: str
+    """These two where one is right for all."""
+    dashboard: str
+    silence: str
+    """Alertmanager's form for a silence of exactly these alerts; empty where nothing fires."""
+    digest: Digest = ""
 
     @property
     def count(self) -> int:
         return self.firing_count + self.resolved_count
+
+    @property
+    def listed(self) -> tuple[Entry, ...]:
+        """The entries where there is anything to tell them apart by."""
+        distinct = {(one.title, one.message, one.where, one.firing, one.lasted) for one in self.entries}
+        return self.entries if len(distinct) > 1 else ()
+
+    @property
+    def total(self) -> int:
+        return self.count + self.truncated
+
+    @property
+    def others(self) -> int:
+        """How many there are beside the one that gives the title."""
+        return (self.firing_count or self.resolved_count) - 1 + (self.truncated if self.firing else 0)
 
 
 def plain(text: str, longest: int) -> str:
@@ -97,18 +132,20 @@ def _cleaned(text: str) -> str:
     return _CONTROL.sub(" ", _UNSEEN.sub("", _LINE_ENDS.sub("\n", text).replace("\t", " ")))
 
 
-def story(notification: Notification, *, locale: str, zone: tzinfo) -> Story:
+def story(notification: Notification, *, locale: str, zone: tzinfo, digest: Digest = "") -> Story:
     """The facts of a notification as they are told to readers of one language in one time zone."""
     alerts = sorted(
         (alert for alert in notification.alerts if not alert.is_heartbeat),
         key=lambda alert: (not alert.firing, alert.severity != "critical", alert.severity != "warning"),
     )
-    differing = _differing(alerts)
-    shown = tuple(_entry(alert, differing, locale, zone) for alert in alerts[:_MOST_ENTRIES])
+    namesakes = {alert.name: [one for one in alerts if one.name == alert.name] for alert in alerts[:_MOST_ENTRIES]}
+    differing = {name: _differing(some) for name, some in namesakes.items()}
+    shown = tuple(_entry(alert, differing[alert.name], locale, zone) for alert in alerts[:_MOST_ENTRIES])
     firing = [alert for alert in alerts if alert.firing]
     lead = shown[0]
     told = [entry for entry in shown if entry.firing == lead.firing]
     categories = {entry.category for entry in told}
+    alike = len({alert.name for alert in firing or alerts}) == 1
     return Story(
         severity=highest(alert.severity for alert in firing or alerts),
         firing=bool(firing),
@@ -123,8 +160,28 @@ def story(notification: Notification, *, locale: str, zone: tzinfo) -> Story:
         resolved_count=len(alerts) - len(firing),
         hidden=len(alerts) - len(shown),
         truncated=notification.truncated,
-        alertmanager=_link(notification.external_url),
+        mixed=len({alert.severity for alert in firing}) > 1,
+        instance=plain(_common(alerts).get("instance", ""), _LONGEST_VALUE),
+        runbook=lead.runbook if alike else "",
+        dashboard=lead.dashboard if alike else "",
+        silence=_silence(notification.external_url, firing),
+        digest=digest,
     )
+
+
+def _common(alerts: Sequence[Alert]) -> dict[str, str]:
+    """The labels that all of them have alike."""
+    first, *others = alerts
+    return {name: value for name, value in first.labels.items() if all(one.labels.get(name) == value for one in others)}
+
+
+def _silence(alertmanager: str, firing: Sequence[Alert]) -> str:
+    """Alertmanager's page for a new silence, filled in with what these alerts share (its UI: Silences, `filter`)."""
+    labels = _common(firing) if firing else {}
+    if "alertname" not in labels:
+        return ""  # what else they share is too much to silence
+    matchers = ",".join(str(Matcher(name, "=", value)) for name, value in sorted(labels.items()))
+    return _link(f"{alertmanager.rstrip('/')}/#/silences/new?filter={quote(f'{{{matchers}}}', safe='')}")
 
 
 def _differing(alerts: Sequence[Alert]) -> list[str]:
@@ -149,8 +206,8 @@ def _entry(alert: Alert, differing: Sequence[str], locale: str, zone: tzinfo) ->
         firing=alert.firing,
         at=(alert.ends_at or alert.starts_at).astimezone(zone),
         lasted=max(alert.ends_at - alert.starts_at, timedelta(0)) if alert.ends_at is not None else None,
-        runbook=_link(alert.annotations.get("runbook_url", "")),
-        dashboard=_link(alert.annotations.get("dashboard_url", "")),
+        runbook=_link(said("runbook_url")),
+        dashboard=_link(said("dashboard_url")),
         source=_link(alert.generator_url),
     )
 
@@ -162,33 +219,29 @@ def _link(url: str) -> str:
 
 def locales(overrides: Path | None = None) -> set[str]:
     """The languages that there are words for, the built-in ones and those of a folder of one's own."""
-    folders = [_TEMPLATES, *([overrides] if overrides is not None else [])]
-    return {file.parent.name for folder in folders for file in folder.glob("*/*.*.j2")}
+    return {file.parent.name for folder in _folders(overrides) for file in folder.glob(f"*/{_WORDS}")}
+
+
+def _folders(overrides: Path | None) -> list[Path]:
+    return [overrides, _TEMPLATES] if overrides is not None else [_TEMPLATES]
+
+
+def _ignore(_channel: str, _locale: str, _error: Exception) -> None:
+    pass
 
 
 class Templates:
-    """The words of every locale: `LOCALE/CHANNEL.PART.j2`. A part called `html` is told an escaped story.
+    """The words and the forms: `LOCALE/words.j2`, and `shared/CHANNEL.PART.j2` or a locale's own of that name.
 
-    The facts are escaped before a template sees them: Jinja's own autoescaping trusts what an imported macro returns.
+    Each file of `overrides` takes the place of the built-in one of its name. Where one of them fails, `failed` is told,
+    and the message is put together from the built-in ones alone.
     """
 
-    def __init__(self, folder: Path = _TEMPLATES) -> None:
-        self._environment = ImmutableSandboxedEnvironment(
-            loader=FileSystemLoader(folder),
-            autoescape=False,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        self._parts: dict[tuple[str, str], list[str]] = {}
-        for file in sorted(folder.glob("*/*.*.j2")):
-            channel, part = file.name.split(".")[:2]
-            self._parts.setdefault((file.parent.name, channel), []).append(part)
-
-    @property
-    def locales(self) -> set[str]:
-        return {locale for locale, _ in self._parts}
+    def __init__(
+        self, overrides: Path | None = None, *, failed: Callable[[str, str, Exception], None] = _ignore
+    ) -> None:
+        self._failed = failed
+        self._sets = [_Forms(_folders(overrides)), *([_Forms([_TEMPLATES])] if overrides is not None else [])]
 
     def render(
         self,
@@ -201,19 +254,66 @@ class Templates:
     ) -> dict[str, str]:
         """The channel's parts with as many alerts as fit; the rest is said as a number."""
         told = _escaped(told, escape) if escape is not None else told
+        for forms in self._sets:
+            try:
+                return forms.render(told, channel, locale if locale in forms.locales else _LOCALE_OF_LAST_RESORT, fits)
+            except _FAULTS as error:
+                self._failed(channel, locale, error)
+        return _unadorned(told, channel)
+
+
+class _Forms:
+    """The templates of some folders, the first that has one winning.
+
+    A part called `html` is told an escaped story: Jinja's own autoescaping trusts what an imported macro returns.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.locales = {file.parent.name for folder in folders for file in folder.glob(f"*/{_WORDS}")}
+        self._environment = ImmutableSandboxedEnvironment(
+            loader=FileSystemLoader(folders),
+            autoescape=False,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+
+    def render(
+        self, told: Story, channel: str, locale: str, fits: Callable[[Mapping[str, str]], bool]
+    ) -> dict[str, str]:
         room = len(told.entries)
         while True:
-            parts = self._render(_shortened(told, room), channel, locale)
+            parts = {part: self._part(_shortened(told, room), channel, part, locale) for part in PARTS[channel]}
             if room <= 1 or fits(parts):
                 return parts
             room = room // 2
 
-    def _render(self, told: Story, channel: str, locale: str) -> dict[str, str]:
-        parts = {}
-        for part in self._parts[locale, channel]:
-            template = self._environment.get_template(f"{locale}/{channel}.{part}.j2")
-            parts[part] = _trimmed(template.render(story=_escaped(told, html.escape) if part == "html" else told))
-        return parts
+    def _part(self, told: Story, channel: str, part: str, locale: str) -> str:
+        template = self._environment.select_template(
+            [f"{locale}/{channel}.{part}.j2", f"{_SHARED}/{channel}.{part}.j2"]
+        )
+        seen = _escaped(told, html.escape) if part == "html" else told
+        text = _trimmed(template.render(story=seen, locale=locale))
+        if not text.strip():
+            raise ValueError(f"{template.name} comes to nothing")
+        return " ".join(text.split()) if part in _ONE_LINE else text
+
+
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "email": ("subject", "text", "html"),
+    "slack": ("headline", "text"),
+    "sms": ("text",),
+}
+"""What each channel's message is made of."""
+
+
+def _unadorned(told: Story, channel: str) -> dict[str, str]:
+    """The message without any template, should even a built-in one fail."""
+    title = f"[{told.severity.upper() if told.firing else 'RESOLVED'}] {told.title}"
+    text = "\n".join([title, *(f"{entry.title}: {entry.message}" for entry in told.entries)])
+    forms = {"text": text, "html": f"<pre>{html.escape(text)}</pre>"}
+    return {part: forms.get(part, title) for part in PARTS[channel]}
 
 
 def _trimmed(text: str) -> str:

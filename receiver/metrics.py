@@ -69,6 +69,12 @@ class Metrics(Observer):
             ["type"],
             registry=self.registry,
         )
+        self._templates = Counter(
+            "coldchain_receiver_template_errors",
+            "Messages for which a template of the site's own failed, so that the built-in one was used",
+            ["channel"],
+            registry=self.registry,
+        )
         Gauge(
             "coldchain_receiver_build_info",
             "1, with the versions of the receiver and of Python",
@@ -86,6 +92,7 @@ class Metrics(Observer):
             self._webhooks.labels(result)
         for channel in channels:
             self._seconds.labels(channel)
+            self._templates.labels(channel)
             for outcome in OUTCOMES:
                 self._deliveries.labels(channel, outcome)
 
@@ -96,6 +103,10 @@ class Metrics(Observer):
     def settled(self, channel: str, outcome: str, count: int = 1) -> None:
         """Counts deliveries that came to their end without an attempt; `outcome` is one of OUTCOMES."""
         self._deliveries.labels(channel, outcome).inc(count)
+
+    def template_failed(self, channel: str) -> None:
+        """Counts a message that the site's own template could not make."""
+        self._templates.labels(channel).inc()
 
     def refused(self, path: str) -> None:
         """Counts a webhook that came without a credential."""

@@ -15,6 +15,7 @@ import structlog
 from receiver import messages, routing
 from receiver.alertmanager import InvalidPayloadError, parse
 from receiver.audiences import routing as routing_of
+from receiver.audiences import warnings as odd
 from receiver.channels import Channel, DeliveryError, Message
 from receiver.channels import slack as slack_channel
 from receiver.channels.email import Email
@@ -27,7 +28,7 @@ from receiver.settings import ReceiverSettings
 from receiver.store import Store, StoreUnavailableError, read_url
 from serving.settings import ConfigError
 
-__all__ = ["CHANNELS", "Receiver"]
+__all__ = ["CHANNELS", "Receiver", "worded"]
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +56,7 @@ class Receiver:
         owner = f"{socket.gethostname()[:20]}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.outbox = Outbox(self._store, owner)
         self.metrics = Metrics(self.outbox, CHANNELS, version, reloaded)
-        self._templates = messages.Templates()
+        self._templates = self._read_templates(settings)
         self._routing = routing_of(settings)
         self._workers = self._hire(settings)
         self._stopping = threading.Event()
@@ -89,6 +90,7 @@ class Receiver:
         if settings.database_url != self.settings.database_url:
             raise ConfigError(["database_url (RECEIVER_DATABASE_URL): can be changed only by a restart"])
         old, self.settings = self._workers, settings
+        self._templates = self._read_templates(settings)
         self._routing = routing_of(settings)
         self._workers = self._hire(settings)
         old.retire()
@@ -139,20 +141,27 @@ class Receiver:
 
     def render(self, claim: Claim, settings: ReceiverSettings) -> Message:
         """A claim's message in its channel's words."""
-        told = messages.story(claim.notification, locale=claim.locale, zone=settings.group_zone(claim.audience))
-        if claim.channel == "slack":
-            parts = self._templates.render(
-                told, "slack", claim.locale, fits=slack_channel.fits, escape=slack_channel.escape
-            )
-        else:
-            parts = self._templates.render(told, claim.channel, claim.locale)
+        told = messages.story(
+            claim.notification,
+            locale=claim.locale,
+            zone=settings.group_zone(claim.audience),
+            digest="held" if claim.merged else "",
+        )
         return Message(
             id=f"coldchain.{_digest(str(claim.created_at))}.{claim.id}",
             thread=f"coldchain.{claim.thread}",
             severity=told.severity,
             firing=told.firing,
-            parts=parts,
+            parts=worded(self._templates, told, claim.channel, claim.locale),
         )
+
+    def _read_templates(self, settings: ReceiverSettings) -> messages.Templates:
+        def failed(channel: str, locale: str, error: Exception) -> None:
+            self.metrics.template_failed(channel)
+            words = f"{type(error).__name__}: {error}"
+            log.error("template failed, the built-in one is used", channel=channel, locale=locale, error=words)
+
+        return messages.Templates(settings.templates_dir, failed=failed)
 
     def _hire(self, settings: ReceiverSettings) -> Workers:
         def carrier(open_channel: Callable[[], Channel], workers: int, pause: timedelta = timedelta(0)) -> Carrier:
@@ -194,10 +203,19 @@ class Receiver:
             channel.close()
 
 
+def worded(templates: messages.Templates, told: messages.Story, channel: str, locale: str) -> dict[str, str]:
+    """A story in a channel's words, as much of it as the channel takes."""
+    if channel == "slack":
+        return templates.render(told, channel, locale, fits=slack_channel.fits, escape=slack_channel.escape)
+    return templates.render(told, channel, locale)
+
+
 def _tell_channels(settings: ReceiverSettings) -> None:
     for name, missing in settings.missing.items():
         if missing:
             log.warning("channel is off", channel=name, not_set=", ".join(missing))
+    for place, text in odd(settings):
+        log.warning("setting is odd", setting=".".join(map(str, place)), problem=text)
 
 
 def _digest(text: str) -> str:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from receiver import alertmanager, messages
 from receiver.channels import slack, sms
+from receiver.messages import Digest
 from receiver.notification import Alert, Notification
+from receiver.service import worded
 from tests.receiver.making import alert, notification
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -65,12 +71,21 @@ CASES: dict[str, Notification] = {
             description="차량 활용률이 28.5%로 낮습니다",
         )
     ),
-    "warning": notification(waiting()),
+    "warning": replace(notification(waiting()), external_url="http://alertmanager.example:9093"),
     "critical": notification(alert()),
     "resolved": notification(waiting(MINUTES)),
+    "mixed_severities": notification(
+        disk(1, "/", 85.1), alert(), alert("f2", severity="info", labels={"instance": "b"})
+    ),
+    "alike": notification(alert(), alert("f2")),
     "several": notification(disk(1, "/", 85.1), disk(2, "/var", 82.0)),
     "several_of_which_one_resolved": notification(disk(1, "/", 85.1), disk(2, "/var", 82.0, MINUTES)),
     "several_resolved": notification(disk(1, "/", 85.1, MINUTES), disk(2, "/var", 82.0, timedelta(hours=25))),
+    "held_overnight": replace(
+        notification(waiting(), disk(1, "/", 85.1, MINUTES), alert(severity="warning"), group_key="digest"),
+        external_url="http://alertmanager.example:9093",
+    ),
+    "held_overnight_all_resolved": notification(waiting(MINUTES), disk(1, "/", 85.1, timedelta(hours=3))),
     "many": notification(*(disk(number, f"/srv/{number}", 81.0) for number in range(60))),
     "bare": notification(alert(severity=None, category="", summary="", description="")),
     "sample_firing_3": sample("firing_3"),
@@ -78,12 +93,12 @@ CASES: dict[str, Notification] = {
 }
 
 
-def rendered(told: Notification, channel: str, locale: str = "ko") -> Mapping[str, str]:
+def rendered(
+    told: Notification, channel: str, locale: str = "ko", templates: messages.Templates = TEMPLATES, digest: Digest = ""
+) -> Mapping[str, str]:
     """As the receiver renders it."""
-    story = messages.story(told, locale=locale, zone=SEOUL)
-    if channel == "slack":
-        return TEMPLATES.render(story, channel, locale, fits=slack.fits, escape=slack.escape)
-    parts = TEMPLATES.render(story, channel, locale)
+    story = messages.story(told, locale=locale, zone=SEOUL, digest=digest)
+    parts = worded(templates, story, channel, locale)
     return parts | {"text": sms.choose(parts["text"])} if channel == "sms" else parts
 
 
@@ -91,21 +106,156 @@ def rendered(told: Notification, channel: str, locale: str = "ko") -> Mapping[st
 @pytest.mark.parametrize("channel", ["email", "slack", "sms"])
 @pytest.mark.parametrize("case", CASES)
 def test_words(golden: Callable[[Path, str], None], case: str, channel: str, locale: str) -> None:
-    for part, text in rendered(CASES[case], channel, locale).items():
+    digest: Digest = "held" if case.startswith("held") else ""
+    for part, text in rendered(CASES[case], channel, locale, digest=digest).items():
         suffix = "html" if part == "html" else "txt"
         golden(GOLDEN / locale / case / f"{channel}.{part}.{suffix}", text + "\n")
-
-
-def test_every_locale_has_every_part() -> None:
-    folder = Path(messages.__file__).parent / "templates"
-    found = {locale: {file.name for file in (folder / locale).glob("*.j2")} for locale in TEMPLATES.locales}
-    assert found.keys() == {"ko", "en"}
-    assert found["ko"] == found["en"]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_sms_keeps_to_ninety_bytes(case: str) -> None:
     assert sms.byte_length(rendered(CASES[case], "sms")["text"]) <= 90
+
+
+# A site's own templates
+
+
+def own(folder: Path, name: str, text: str) -> tuple[messages.Templates, list[str]]:
+    """Templates of which one is a site's own, and the failures that they report."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text, encoding="utf-8")
+    failures: list[str] = []
+    return messages.Templates(folder, failed=lambda channel, _, error: failures.append(f"{channel}: {error}")), failures
+
+
+def test_own_template_takes_the_place_of_the_built_in_one(tmp_path: Path) -> None:
+    templates, failures = own(tmp_path, "ko/slack.text.j2", "{{ story.message }} !")
+    parts = rendered(CASES["critical"], "slack", templates=templates)
+    assert parts["text"] == "CPU 사용률이 95.3%로 매우 높습니다 !"
+    assert parts["headline"] == rendered(CASES["critical"], "slack")["headline"]
+    assert rendered(CASES["critical"], "slack", "en", templates) == rendered(CASES["critical"], "slack", "en")
+    assert failures == []
+
+
+def test_own_form_for_all_languages(tmp_path: Path) -> None:
+    templates, _ = own(tmp_path, "shared/email.subject.j2", "({{ locale }}) {{ story.title }}")
+    assert rendered(CASES["critical"], "email", "en", templates)["subject"] == "(en) CPU 사용률 높음"
+
+
+def test_own_words_change_every_form(tmp_path: Path) -> None:
+    built_in = Path(messages.__file__).parent / "templates/ko/words.j2"
+    templates, _ = own(tmp_path, "ko/words.j2", built_in.read_text(encoding="utf-8").replace("조치 방법", "대응 절차"))
+    for channel, part in (("slack", "text"), ("email", "html"), ("email", "text")):
+        assert "대응 절차" in rendered(CASES["warning"], channel, templates=templates)[part]
+
+
+def test_new_language_is_one_file(tmp_path: Path) -> None:
+    built_in = Path(messages.__file__).parent / "templates/en/words.j2"
+    templates, _ = own(
+        tmp_path, "de/words.j2", built_in.read_text(encoding="utf-8").replace("Resolved after", "Behoben nach")
+    )
+    assert messages.locales(tmp_path) == {"de", "en", "ko"}
+    assert "Behoben nach 12 min" in rendered(CASES["resolved"], "slack", "de", templates)["text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{% if %}", "Expected an expression, got 'end of statement block'"),
+        ("{{ story.nothing }}", "'receiver.messages.Story object' has no attribute 'nothing'"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ story.at + 1 }}", "unsupported operand"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{% include 'nowhere.j2' %}", "nowhere.j2"),
+        ("{% include 'ko/slack.text.j2' %}", "recursion"),
+        ("   ", "comes to nothing"),
+    ],
+)
+def test_broken_template_costs_no_message(tmp_path: Path, text: str, words: str) -> None:
+    templates, failures = own(tmp_path, "ko/slack.text.j2", text)
+    assert rendered(CASES["critical"], "slack", templates=templates) == rendered(CASES["critical"], "slack")
+    (failure,) = failures
+    assert failure.startswith("slack: ")
+    assert words in failure
+
+
+def test_template_can_neither_read_files_nor_change_anything(tmp_path: Path) -> None:
+    for text in ("{% include '../../../etc/passwd' %}", "{{ story.lead.__init__.__globals__ }}", "{{ [].append(1) }}"):
+        templates, failures = own(tmp_path, "ko/sms.text.j2", text)
+        assert rendered(CASES["critical"], "sms", templates=templates) == rendered(CASES["critical"], "sms")
+        assert len(failures) == 1
+
+
+def test_language_that_is_gone_by_now_is_told_in_english() -> None:
+    assert rendered(CASES["resolved"], "sms", "fr")["text"] == "[RESOLVED] 배차 대기 주문 많음\nResolved after 12 min"
+
+
+def test_message_goes_out_even_where_the_built_in_templates_fail(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(messages, "_TEMPLATES", tmp_path)
+    templates = messages.Templates()
+    assert rendered(CASES["critical"], "slack", templates=templates) == {
+        "headline": "[CRITICAL] CPU 사용률 높음",
+        "text": "[CRITICAL] CPU 사용률 높음\nCPU 사용률 높음: CPU 사용률이 95.3%로 매우 높습니다",
+    }
+
+
+# Links
+
+
+def test_silence_is_of_exactly_what_fires() -> None:
+    firing = [alert(labels={"path": 'C:\\ "x"'}), alert("f2", labels={"path": 'C:\\ "x"', "instance": "b"})]
+    ended = alert("f3", name="Other", resolved_after=MINUTES)
+    told = replace(notification(*firing, ended), external_url="http://alertmanager.example:9093/")
+    url = messages.story(told, locale="ko", zone=SEOUL).silence
+    address, _, query = url.partition("?filter=")
+    assert address == "http://alertmanager.example:9093/#/silences/new"
+    assert unquote(query).strip("{}").split(",") == [
+        'alertname="ColdChainCpuHigh"',
+        'category="system"',
+        'job="coldchain-exporter"',
+        r'path="C:\\ \"x\""',
+        'severity="critical"',
+    ]
+
+
+@pytest.mark.parametrize(
+    "alerts",
+    [(alert(resolved_after=MINUTES),), (alert(), alert("f2", name="Other"))],
+    ids=["nothing fires", "nothing but the severity is shared"],
+)
+def test_silence_is_not_offered(alerts: tuple[Alert, ...]) -> None:
+    told = replace(notification(*alerts), external_url="http://alertmanager.example:9093")
+    assert messages.story(told, locale="ko", zone=SEOUL).silence == ""
+
+
+def test_links_are_those_of_the_readers_language() -> None:
+    urls = {"runbook_url": "https://x.example/ko", "runbook_url_en": "https://x.example/en"}
+    told = notification(alert(annotations=urls))
+    found = {locale: messages.story(told, locale=locale, zone=SEOUL).runbook for locale in ("ko", "en")}
+    assert found == {"ko": "https://x.example/ko", "en": "https://x.example/en"}
+
+
+def test_link_that_is_right_for_one_alert_only_stands_beside_it() -> None:
+    told = CASES["held_overnight"]
+    assert messages.story(told, locale="ko", zone=SEOUL).runbook == ""
+    assert rendered(told, "email")["text"].count("조치 방법: https://docs.example.com") == 1
+
+
+# Mail
+
+
+@pytest.mark.parametrize("locale", ["ko", "en"])
+@pytest.mark.parametrize("case", CASES)
+def test_text_of_a_mail_says_what_its_page_says(case: str, locale: str) -> None:
+    parts = rendered(CASES[case], "email", locale)
+    page = re.sub(r"<style>.*?</style>|<head>.*?</head>", "", parts["html"], flags=re.DOTALL)
+    links = {html.unescape(url) for url in re.findall(r'href="([^"]+)"', page)}
+    shown = html.unescape(re.sub(r"<[^>]+>", " ", page))
+    assert links == set(re.findall(r"https?://\S+", parts["text"]))
+    bare = re.sub(r"https?://\S+|^- |^-- $", " ", parts["text"], flags=re.MULTILINE).replace(": ", " ")
+    assert sorted(bare.split()) == sorted(shown.replace(": ", " ").split())
 
 
 # Hostile text
