@@ -28,8 +28,9 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from receiver import alertmanager
+from receiver.fallback import Stranded
 from receiver.notification import HEARTBEAT, SEVERITIES, Alert, Notification, Severity
-from receiver.routing import Earlier, Identity, PlannedDelivery, Receipt, identity
+from receiver.routing import Earlier, Identity, PlannedDelivery, Quiet, Receipt, identity
 from receiver.store import Store
 from receiver.tables import OPEN_STATES, alerts, deliveries, heartbeats, notifications, recipients, requests, seen
 
@@ -39,6 +40,7 @@ __all__ = [
     "Claim",
     "DeliveryRecord",
     "Filter",
+    "HandedOver",
     "KeyReusedError",
     "NotificationRecord",
     "Outbox",
@@ -60,6 +62,7 @@ _LISTENED = "(listened)"
 _LISTENING_SINCE = "(listening since)"
 _LOST = ("failed", "suppressed")  # states in which nobody got the message
 _AT_ONCE = 500  # rows asked for or deleted in one statement
+_HANDED_OVER_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ class Claim:
     """How many of them just now."""
     held_until: datetime | None = None
     """The end of the quiet time that it waited for, if it did."""
+    instead_of: str | None = None
+    """The channel that did not get it through, where this one tells it for that reason."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,15 @@ class Settlement:
     next_attempt_at: datetime | None = None
     error: str | None = None
     unanswered_since: datetime | None = None
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """A delivery that another channel tells too from now on; `to` None: nobody is left whom that would reach."""
+
+    delivery_id: int
+    channel: str
+    to: str | None
 
 
 @dataclass(frozen=True)
@@ -444,6 +458,34 @@ class Outbox:
             )
 
         self._store.write(work)
+
+    def hand_over(
+        self,
+        decide: Callable[[Stranded], Sequence[PlannedDelivery]],
+        *,
+        now: datetime,
+        after: Mapping[Severity, timedelta],
+        give_up_after: timedelta,
+    ) -> list[HandedOver]:
+        """Has another channel tell what failed for good, or waits for longer than `after`; each of them once.
+
+        Call again until it is empty. A delivery that has reached any of its recipients has got through.
+        """
+        stranded = _stranded(now, after).limit(_HANDED_OVER_AT_ONCE)
+        if self._store.read(lambda connection: connection.execute(stranded.limit(1)).first()) is None:
+            return []
+        statement = (
+            update(deliveries)
+            .where(deliveries.c.id.in_(stranded.with_for_update(skip_locked=True)), deliveries.c.fallback_at.is_(None))
+            .values(fallback_at=now)
+            .returning(*deliveries.c)
+        )
+
+        def work(connection: Connection) -> list[HandedOver]:
+            rows = connection.execute(statement).all()
+            return [_hand_over(connection, row, decide, now, give_up_after) for row in rows]
+
+        return self._store.write(work)
 
     def release(self, claims: Sequence[Claim], *, now: datetime) -> None:
         """Gives deliveries back at once; their next attempt knows that this one may have got through."""
@@ -736,10 +778,15 @@ def _insert_delivery(
     delivery: PlannedDelivery,
     now: datetime,
     give_up_after: timedelta,
-) -> None:
+    *,
+    fallback_for: int | None = None,
+    merged_into: int | None = None,
+) -> int:
     to, quiet = delivery.to, delivery.quiet
     due = now if quiet is None or quiet.until is None else quiet.until
-    suppressed = quiet is not None and quiet.until is None
+    state = "pending" if quiet is None else "suppressed" if quiet.until is None else "held"
+    if merged_into is not None:
+        state = "merged"
     whole = len(delivery.positions) == len(notification.alerts)
     inserted = connection.execute(
         insert(deliveries).values(
@@ -753,16 +800,18 @@ def _insert_delivery(
             severity=delivery.severity,
             urgency=SEVERITIES.index(delivery.severity),
             firing=delivery.firing,
-            state="pending" if quiet is None else "suppressed" if suppressed else "held",
+            state=state,
             created_at=now,
             next_attempt_at=due,
             held_until=quiet.until if quiet is not None else None,
             give_up_at=due + give_up_after,
-            settled_at=now if suppressed else None,
+            settled_at=None if state in OPEN_STATES else now,
             error=f"quiet time ({quiet.rule})" if quiet is not None else None,
+            fallback_for=fallback_for,
+            merged_into=merged_into,
         )
     )
-    delivery_id = inserted.inserted_primary_key[0]  # type: ignore[index] # None only for many rows at once
+    delivery_id: int = inserted.inserted_primary_key[0]  # type: ignore[index] # None only for many rows at once
     connection.execute(
         insert(recipients),
         [
@@ -770,6 +819,75 @@ def _insert_delivery(
             for position, address in enumerate(to.recipients)
         ],
     )
+    return delivery_id
+
+
+def _stranded(now: datetime, after: Mapping[Severity, timedelta]) -> Any:
+    """Those of which nobody has decided yet whether another channel tells them."""
+    has_it = exists().where(recipients.c.delivery_id == deliveries.c.id, recipients.c.state == "delivered")
+    since = func.coalesce(deliveries.c.held_until, deliveries.c.created_at, type_=deliveries.c.created_at.type)
+    waits = or_(*(and_(deliveries.c.severity == one, since <= now - long) for one, long in after.items()))
+    return (
+        select(deliveries.c.id)
+        .join(notifications, notifications.c.id == deliveries.c.notification_id)
+        .where(
+            deliveries.c.fallback_at.is_(None),
+            or_(
+                deliveries.c.state.in_(("failed", "uncertain")),
+                and_(deliveries.c.state.in_(("pending", "retrying")), waits, ~has_it),
+            ),
+            notifications.c.source != "test",
+        )
+        .order_by(deliveries.c.urgency.desc(), deliveries.c.id)
+    )
+
+
+def _hand_over(
+    connection: Connection,
+    row: AnyRow,
+    decide: Callable[[Stranded], Sequence[PlannedDelivery]],
+    now: datetime,
+    give_up_after: timedelta,
+) -> HandedOver:
+    """Inserts what is decided for the delivery and those gathered into it, which stay one message."""
+    family = connection.execute(
+        select(deliveries.c.id, deliveries.c.positions, deliveries.c.notification_id, notifications.c.payload)
+        .join(notifications, notifications.c.id == deliveries.c.notification_id)
+        .where(or_(deliveries.c.id == row.id, deliveries.c.merged_into == row.id))
+        .order_by(deliveries.c.urgency.desc(), deliveries.c.id)
+    ).all()
+    carried = _carried(connection, {one.notification_id for one in family}, row.audience)
+    first: dict[tuple[Receipt, Quiet | None], int] = {}
+    for one in family:
+        notification = alertmanager.parse(one.payload.encode())
+        every = frozenset(range(len(notification.alerts)))
+        by_channel = {to: every if some is None else some for to, some in carried[one.notification_id].items()}
+        positions = _positions(one.positions)
+        own = every if positions is None else positions
+        for planned in decide(Stranded(row.channel, row.audience, notification, own, by_channel)):
+            key = planned.to, planned.quiet
+            inserted = _insert_delivery(
+                *(connection, notification, one.notification_id, planned, now, give_up_after),
+                fallback_for=one.id,
+                merged_into=first.get(key),
+            )
+            first.setdefault(key, inserted)
+    return HandedOver(row.id, row.channel, next((to.channel for to, _ in first), None))
+
+
+def _carried(
+    connection: Connection, ids: Iterable[int], audience: str
+) -> Mapping[int, Mapping[str, frozenset[int] | None]]:
+    """For each notification what the audience is told of it: by which channel, and which alerts (None: all)."""
+    found: defaultdict[int, dict[str, frozenset[int] | None]] = defaultdict(dict)
+    for row in connection.execute(
+        select(deliveries.c.notification_id, deliveries.c.channel, deliveries.c.positions).where(
+            deliveries.c.notification_id.in_(list(ids)), deliveries.c.audience == audience
+        )
+    ):
+        some, known = _positions(row.positions), found[row.notification_id].get(row.channel, frozenset())
+        found[row.notification_id][row.channel] = None if some is None or known is None else known | some
+    return found
 
 
 def _held_by(owner: str) -> ColumnElement[bool]:
@@ -858,6 +976,8 @@ class _Taken:
     told: Sequence[AnyRow]
     """Each delivery's notification, and those of the deliveries merged into it, the oldest first."""
     newly_merged: Mapping[int, int]
+    instead_of: Mapping[int, str]
+    """Delivery → the channel that did not get it through."""
 
 
 def _take(connection: Connection, statement: Any, now: datetime) -> _Taken:
@@ -876,7 +996,15 @@ def _take(connection: Connection, statement: Any, now: datetime) -> _Taken:
         .where(or_(deliveries.c.id.in_(ids), deliveries.c.merged_into.in_(ids)))
         .order_by(notifications.c.id, deliveries.c.id)
     ).all()
-    return _Taken(rows, of_recipients, told, newly_merged)
+    origins = {row.fallback_for: row.id for row in rows if row.fallback_for is not None}
+    failed = (
+        connection.execute(
+            select(deliveries.c.id, deliveries.c.channel).where(deliveries.c.id.in_(list(origins)))
+        ).all()
+        if origins
+        else []
+    )
+    return _Taken(rows, of_recipients, told, newly_merged, {origins[one.id]: one.channel for one in failed})
 
 
 def _gather(connection: Connection, first: AnyRow, now: datetime) -> int:
@@ -937,6 +1065,7 @@ def _claims(taken: _Taken) -> list[Claim]:
             merged=len(parts[row.id]) - 1,
             newly_merged=taken.newly_merged.get(row.id, 0),
             held_until=row.held_until,
+            instead_of=taken.instead_of.get(row.id),
         )
         for row in taken.rows
     ]

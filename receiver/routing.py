@@ -207,6 +207,11 @@ class Moment:
             self._quiet[key] = self._find_quiet(*key)
         return self._quiet[key]
 
+    def reach(self, audience: str, channel: str) -> Sequence[Receipt]:
+        """Everybody of an audience by one channel, whoever is on duty; nobody where the audience is no more."""
+        known = self.routing.audiences.get(audience)
+        return tuple(self._tell(known, (channel,), set())) if known is not None else ()
+
     def _matching(self, labels: Mapping[str, str]) -> Iterator[Route]:
         for route in self.routing.routes:
             if all(matcher.matches(labels) for matcher in route.matchers):

@@ -114,6 +114,7 @@ deliveries = Table(
     Column("error", Text),
     Column("merged_into", Id, ForeignKey("deliveries.id", ondelete="SET NULL")),
     Column("fallback_for", Id, ForeignKey("deliveries.id", ondelete="SET NULL")),
+    Column("fallback_at", Instant),  # when it was decided whether another channel tells it too
     Index(
         "deliveries_open",
         "channel",
