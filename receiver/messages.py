@@ -20,8 +20,8 @@ from receiver.notification import Alert, Notification, Severity, highest
 
 __all__ = ["Digest", "Entry", "Story", "Templates", "locales", "plain", "story"]
 
-Digest: TypeAlias = Literal["", "held"]
-"""Why several notifications are one message: they were held back together."""
+Digest: TypeAlias = Literal["", "held", "gathered"]
+"""Why several notifications are one message: held back together, or too many or too late to go singly."""
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SHARED = "shared"
@@ -94,6 +94,8 @@ class Story:
     silence: str
     """Alertmanager's form for a silence of exactly these alerts; empty where nothing fires."""
     digest: Digest = ""
+    instead_of: str = ""
+    """The channel that should have told it and could not."""
 
     @property
     def count(self) -> int:
@@ -132,10 +134,12 @@ def _cleaned(text: str) -> str:
     return _CONTROL.sub(" ", _UNSEEN.sub("", _LINE_ENDS.sub("\n", text).replace("\t", " ")))
 
 
-def story(notification: Notification, *, locale: str, zone: tzinfo, digest: Digest = "") -> Story:
+def story(
+    notification: Notification, *, locale: str, zone: tzinfo, digest: Digest = "", instead_of: str | None = None
+) -> Story:
     """The facts of a notification as they are told to readers of one language in one time zone."""
     alerts = sorted(
-        (alert for alert in notification.alerts if not alert.is_heartbeat),
+        (alert for alert in _newest_first(notification, digest) if not alert.is_heartbeat),
         key=lambda alert: (not alert.firing, alert.severity != "critical", alert.severity != "warning"),
     )
     namesakes = {alert.name: [one for one in alerts if one.name == alert.name] for alert in alerts[:_MOST_ENTRIES]}
@@ -166,7 +170,13 @@ def story(notification: Notification, *, locale: str, zone: tzinfo, digest: Dige
         dashboard=lead.dashboard if alike else "",
         silence=_silence(notification.external_url, firing),
         digest=digest,
+        instead_of=instead_of or "",
     )
+
+
+def _newest_first(notification: Notification, digest: Digest) -> Sequence[Alert]:
+    """In a digest, where the outbox has them in the order of the last word on each."""
+    return notification.alerts[::-1] if digest == "gathered" else notification.alerts
 
 
 def _common(alerts: Sequence[Alert]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from receiver import messages, routing
+from receiver import fallback, messages, routing
 from receiver.alertmanager import InvalidPayloadError, parse
 from receiver.audiences import routing as routing_of
 from receiver.audiences import warnings as odd
@@ -37,6 +37,7 @@ CHANNELS = ("email", "slack", "sms")
 _STOP_WITHIN = timedelta(seconds=4)  # the server takes up to 5 s before it, and 10 s is what is promised
 _PRUNE_SECONDS = 3600.0
 _BALANCE_SECONDS = 300.0
+_FALLBACK_SECONDS = 5.0
 
 
 class Receiver:
@@ -62,6 +63,9 @@ class Receiver:
         self._stopping = threading.Event()
         self._keepers = [
             threading.Thread(target=self._every, args=(_PRUNE_SECONDS, self._prune), name="prune", daemon=True),
+            threading.Thread(
+                target=self._every, args=(_FALLBACK_SECONDS, self._hand_over), name="fallback", daemon=True
+            ),
             threading.Thread(
                 target=self._every, args=(_BALANCE_SECONDS, self._ask_balance), name="balance", daemon=True
             ),
@@ -146,6 +150,7 @@ class Receiver:
             locale=claim.locale,
             zone=settings.group_zone(claim.audience),
             digest="held" if claim.merged else "",
+            instead_of=claim.instead_of,
         )
         return Message(
             id=f"coldchain.{_digest(str(claim.created_at))}.{claim.id}",
@@ -189,6 +194,23 @@ class Receiver:
                 self._stopping.wait(0.1)  # between two transactions others have their turn
         except StoreUnavailableError as error:
             log.warning("history not pruned", error=str(error))
+
+    def _hand_over(self) -> None:
+        settings, now = self.settings, self._clock()
+        rules = settings.fallback.rules
+        decide = fallback.planner(self._routing, rules, now)
+        try:
+            while handed_over := self.outbox.hand_over(
+                decide, now=now, after=rules.after, give_up_after=settings.retry.give_up_after
+            ):
+                for one in handed_over:
+                    if one.to is not None:
+                        log.warning(
+                            "told by another channel too", delivery=one.delivery_id, channel=one.channel, by=one.to
+                        )
+                self._workers.wake()
+        except StoreUnavailableError as error:
+            log.warning("nothing handed to other channels", error=str(error))
 
     def _ask_balance(self) -> None:
         settings = self.settings.sms

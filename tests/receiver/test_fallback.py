@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from deploy.demo.sandbox import Sandbox
 from receiver.fallback import Rules, Stranded, plan, planner
 from receiver.notification import Notification
 from receiver.outbox import Claim, HandedOver, Outbox, Settlement
@@ -17,7 +20,9 @@ from receiver.routing import Audience, PlannedDelivery, QuietRule, Routing
 from receiver.routing import planner as route
 from receiver.schedules import Schedule, Window, parse_hours
 from receiver.store import Store
-from tests.receiver.making import AUDIENCE, DAY, NOW, ROUTING, WINDOW, alert, notification
+from tests.receiver.making import AUDIENCE, DAY, NOW, ROUTING, WINDOW, alert, body, notification, payload_alert
+from tests.receiver.test_process import Process, running
+from tests.waiting import until
 
 MINUTE = timedelta(minutes=1)
 SECOND = timedelta(seconds=1)
@@ -224,3 +229,19 @@ def test_test_message_is_not_told_elsewhere(outbox: Outbox) -> None:
     outbox.add(told, route(told, ROUTING, NOW), now=NOW, dedup_window=WINDOW, give_up_after=DAY, source="test")
     fail(outbox, "slack")
     assert hand_over(outbox, DAY) == []
+
+
+# As a process
+
+
+def test_slack_hook_that_is_gone_is_stood_in_for_by_mail_even_after_a_hard_kill(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.misbehave(channel="slack", status=404, body="no_service")
+    with running(Process(sandbox, tmp_path)) as process:
+        process.post(body([payload_alert(severity="info")]))
+        until(lambda: process.states(1)["slack"] == "failed", "Slack has refused it")
+        process.end(signal.SIGKILL)
+        process.start()
+        until(lambda: process.states(1) == {"slack": "failed", "email": "delivered"}, "it is told by mail")
+    assert [mail["subject"] for mail in sandbox.messages("smtp")] == ["[INFO] [Slack 대신] 배차 대기 주문 많음"]

@@ -86,6 +86,13 @@ CASES: dict[str, Notification] = {
         external_url="http://alertmanager.example:9093",
     ),
     "held_overnight_all_resolved": notification(waiting(MINUTES), disk(1, "/", 85.1, timedelta(hours=3))),
+    "digest_of_a_storm": notification(
+        *(disk(number, f"/srv/{number}", 81.0, MINUTES if number % 3 else None) for number in range(60)), alert()
+    ),
+    "digest_of_an_outage": notification(waiting(MINUTES), disk(1, "/", 85.1), alert()),
+    "digest_all_resolved": notification(waiting(MINUTES), disk(1, "/", 85.1, timedelta(hours=3))),
+    "instead_of_slack": notification(waiting()),
+    "instead_of_sms": notification(alert()),
     "many": notification(*(disk(number, f"/srv/{number}", 81.0) for number in range(60))),
     "bare": notification(alert(severity=None, category="", summary="", description="")),
     "sample_firing_3": sample("firing_3"),
@@ -94,10 +101,15 @@ CASES: dict[str, Notification] = {
 
 
 def rendered(
-    told: Notification, channel: str, locale: str = "ko", templates: messages.Templates = TEMPLATES, digest: Digest = ""
+    told: Notification,
+    channel: str,
+    locale: str = "ko",
+    templates: messages.Templates = TEMPLATES,
+    digest: Digest = "",
+    instead_of: str | None = None,
 ) -> Mapping[str, str]:
     """As the receiver renders it."""
-    story = messages.story(told, locale=locale, zone=SEOUL, digest=digest)
+    story = messages.story(told, locale=locale, zone=SEOUL, digest=digest, instead_of=instead_of)
     parts = worded(templates, story, channel, locale)
     return parts | {"text": sms.choose(parts["text"])} if channel == "sms" else parts
 
@@ -106,8 +118,9 @@ def rendered(
 @pytest.mark.parametrize("channel", ["email", "slack", "sms"])
 @pytest.mark.parametrize("case", CASES)
 def test_words(golden: Callable[[Path, str], None], case: str, channel: str, locale: str) -> None:
-    digest: Digest = "held" if case.startswith("held") else ""
-    for part, text in rendered(CASES[case], channel, locale, digest=digest).items():
+    digest: Digest = "held" if case.startswith("held") else "gathered" if case.startswith("digest") else ""
+    instead_of = case.removeprefix("instead_of_") if case.startswith("instead_of") else None
+    for part, text in rendered(CASES[case], channel, locale, digest=digest, instead_of=instead_of).items():
         suffix = "html" if part == "html" else "txt"
         golden(GOLDEN / locale / case / f"{channel}.{part}.{suffix}", text + "\n")
 
