@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from receiver.channels import Channel, DeliveryError, Message, Outcome
+from receiver.channels import Channel, DeliveryError, Doubt, Message, Outcome
 from receiver.notification import masked
 from receiver.outbox import Claim, Outbox, Settlement
 from receiver.store import StoreUnavailableError
@@ -58,14 +58,17 @@ def settle(
     """What an attempt's outcome makes of the delivery and of each of its recipients."""
     states = {recipient.position: recipient.state for recipient in claim.recipients}
     changed: dict[int, tuple[str, str | None]] = {}
+    references: dict[int, str] = {}
     failed: list[tuple[int, DeliveryError]] = []
     errors: list[DeliveryError] = []
     for recipient in claim.recipients:
         if recipient.state != "waiting":
             continue
         error = outcome if isinstance(outcome, DeliveryError) else outcome[recipient.address]
-        if error is None:
+        if not isinstance(error, DeliveryError):
             changed[recipient.position] = ("delivered", None)
+            if error is not None:
+                references[recipient.position] = error
             continue
         errors.append(error)
         if error.permanent:
@@ -86,6 +89,7 @@ def settle(
     return Settlement(
         state=_state(set(states.values())),
         recipients=changed,
+        references=references,
         next_attempt_at=again,
         error=_words(errors),
         unanswered_since=unanswered if again is not None else None,
@@ -309,9 +313,10 @@ class _Pace:
 
 
 def _attempt(claim: Claim, carrier: Carrier, channel: Channel) -> Outcome | DeliveryError:
+    doubt = Doubt(claim.unanswered_since, claim.others) if claim.unanswered_since is not None else None
     waiting = [recipient.address for recipient in claim.recipients if recipient.state == "waiting"]
     try:
-        return channel.send(carrier.render(claim), waiting, unanswered_since=claim.unanswered_since)
+        return channel.send(carrier.render(claim), waiting, doubt=doubt)
     except DeliveryError as error:
         return error
     except Exception as error:  # the loop that must not die: a fault of ours delays one delivery, and is told

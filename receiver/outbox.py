@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -61,6 +61,7 @@ REMINDER = "repeat interval elapsed"
 _LISTENED = "(listened)"
 _LISTENING_SINCE = "(listening since)"
 _LOST = ("failed", "suppressed")  # states in which nobody got the message
+_REFERENCES_FROM_BEFORE = timedelta(hours=1)  # far more than clocks differ
 _AT_ONCE = 500  # rows asked for or deleted in one statement
 _HANDED_OVER_AT_ONCE = 50
 
@@ -146,6 +147,8 @@ class Claim:
     """With only those alerts that this delivery tells; of a digest, all of them as they last stood."""
     merged: int = 0
     """How many others were gathered into this one."""
+    others: frozenset[str] = frozenset()
+    """Where something is unanswered: what the peer calls the channel's messages that it took since."""
     newly_merged: int = 0
     """How many of them just now."""
     held_until: datetime | None = None
@@ -161,6 +164,8 @@ class Settlement:
     state: str
     recipients: Mapping[int, tuple[str, str | None]]
     """Position → state and error, for those that changed."""
+    references: Mapping[int, str] = field(default_factory=dict)
+    """Position → what the peer calls the message, where it says so."""
     next_attempt_at: datetime | None = None
     error: str | None = None
     unanswered_since: datetime | None = None
@@ -436,7 +441,12 @@ class Outbox:
                 connection.execute(
                     update(recipients)
                     .where(recipients.c.delivery_id == claim.id, recipients.c.position == position)
-                    .values(state=state, error=error, settled_at=None if state == "waiting" else now)
+                    .values(
+                        state=state,
+                        error=error,
+                        settled_at=None if state == "waiting" else now,
+                        reference=settlement.references.get(position),
+                    )
                 )
             connection.execute(
                 update(deliveries)
@@ -978,6 +988,8 @@ class _Taken:
     newly_merged: Mapping[int, int]
     instead_of: Mapping[int, str]
     """Delivery → the channel that did not get it through."""
+    others: Mapping[int, frozenset[str]]
+    """Delivery of which nobody knows whether the peer took it → what the peer calls those that it took since."""
 
 
 def _take(connection: Connection, statement: Any, now: datetime) -> _Taken:
@@ -1004,7 +1016,29 @@ def _take(connection: Connection, statement: Any, now: datetime) -> _Taken:
         if origins
         else []
     )
-    return _Taken(rows, of_recipients, told, newly_merged, {origins[one.id]: one.channel for one in failed})
+    return _Taken(
+        rows,
+        of_recipients,
+        told,
+        newly_merged,
+        {origins[one.id]: one.channel for one in failed},
+        {row.id: _others(connection, row) for row in rows if row.unanswered_since is not None},
+    )
+
+
+def _others(connection: Connection, row: AnyRow) -> frozenset[str]:
+    """What the peer calls the channel's messages that are known to have been taken since the unanswered attempt."""
+    found = connection.execute(
+        select(recipients.c.reference)
+        .distinct()
+        .join(deliveries, deliveries.c.id == recipients.c.delivery_id)
+        .where(
+            deliveries.c.channel == row.channel,
+            recipients.c.reference.is_not(None),
+            recipients.c.settled_at >= row.unanswered_since - _REFERENCES_FROM_BEFORE,
+        )
+    ).scalars()
+    return frozenset(found)
 
 
 def _gather(connection: Connection, first: AnyRow, now: datetime) -> int:
@@ -1064,6 +1098,7 @@ def _claims(taken: _Taken) -> list[Claim]:
             notification=together(parts[row.id]),
             merged=len(parts[row.id]) - 1,
             newly_merged=taken.newly_merged.get(row.id, 0),
+            others=taken.others.get(row.id, frozenset()),
             held_until=row.held_until,
             instead_of=taken.instead_of.get(row.id),
         )

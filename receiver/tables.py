@@ -143,6 +143,7 @@ recipients = Table(
     Column("state", String(16), nullable=False),  # waiting, delivered, refused, uncertain
     Column("error", Text),
     Column("settled_at", Instant),
+    Column("reference", String(64)),  # what the peer calls the message
     sqlite_with_rowid=False,
 )
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol, TypeAlias
 
 from receiver.notification import Severity
 
-__all__ = ["Channel", "DeliveryError", "Message", "Outcome"]
+__all__ = ["Channel", "DeliveryError", "Doubt", "Message", "Outcome"]
 
 
 class DeliveryError(Exception):
@@ -43,8 +43,17 @@ class Message:
     parts: Mapping[str, str]
 
 
-Outcome: TypeAlias = Mapping[str, DeliveryError | None]
-"""Recipient → None when the peer took the message, else why not."""
+Outcome: TypeAlias = Mapping[str, DeliveryError | str | None]
+"""Recipient → why the peer did not take the message; or else what the peer calls it, None where it gives it no name."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """An earlier attempt ended without anyone knowing whether the peer took the message."""
+
+    since: datetime
+    others: frozenset[str] = frozenset()
+    """What the peer calls those messages that it is known to have taken since."""
 
 
 class Channel(Protocol):
@@ -52,11 +61,8 @@ class Channel(Protocol):
 
     name: ClassVar[str]
 
-    def send(self, message: Message, recipients: Sequence[str], *, unanswered_since: datetime | None) -> Outcome:
-        """Hands the message over; raises DeliveryError where that failed for all alike.
-
-        `unanswered_since` is when an earlier attempt ended without anyone knowing whether the peer took the message.
-        """
+    def send(self, message: Message, recipients: Sequence[str], *, doubt: Doubt | None) -> Outcome:
+        """Hands the message over; raises DeliveryError where that failed for all alike."""
 
     def close(self) -> None:
         """Lets go of what is open."""

@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from receiver.channels import DeliveryError, Message, Outcome
+from receiver.channels import DeliveryError, Doubt, Message, Outcome
 from serving.settings import CommaSeparated, Duration, Env, Settings
 
 __all__ = ["Addresses", "Email", "EmailSettings"]
@@ -91,7 +91,7 @@ class Email:
         self._settings = settings
         self._connection: smtplib.SMTP | None = None
 
-    def send(self, message: Message, recipients: Sequence[str], *, unanswered_since: datetime | None) -> Outcome:  # noqa: ARG002 - no mail server can be asked
+    def send(self, message: Message, recipients: Sequence[str], *, doubt: Doubt | None) -> Outcome:  # noqa: ARG002 - no mail server can be asked
         body = self._compose(message, recipients)
         try:
             connection = self._begin()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 import requests
 from pydantic import AfterValidator, Field, SecretStr
 
-from receiver.channels import DeliveryError, Message, Outcome
+from receiver.channels import DeliveryError, Doubt, Message, Outcome
 from receiver.notification import Severity
 from serving.settings import Duration, Env, Settings
 
@@ -92,7 +92,7 @@ class Slack:
         self._timeout = settings.timeout.total_seconds()
         self._session = requests.Session()
 
-    def send(self, message: Message, recipients: Sequence[str], *, unanswered_since: datetime | None) -> Outcome:  # noqa: ARG002 - no hook can be asked
+    def send(self, message: Message, recipients: Sequence[str], *, doubt: Doubt | None) -> Outcome:  # noqa: ARG002 - no hook can be asked
         return {hook: self._post(hook, _payload(message)) for hook in recipients}
 
     def close(self) -> None:

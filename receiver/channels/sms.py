@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import requests
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from receiver.channels import DeliveryError, Message, Outcome
+from receiver.channels import DeliveryError, Doubt, Message, Outcome
 from serving.settings import CommaSeparated, Duration, Env, Settings
 
 __all__ = ["Balance", "Numbers", "Sms", "SmsSettings", "byte_length", "normalised", "sendable"]
@@ -176,10 +176,10 @@ class Sms:
         self._timeout = settings.timeout.total_seconds()
         self._session = requests.Session()
 
-    def send(self, message: Message, recipients: Sequence[str], *, unanswered_since: datetime | None) -> Outcome:
+    def send(self, message: Message, recipients: Sequence[str], *, doubt: Doubt | None) -> Outcome:
         text = choose(message.parts["text"])
-        if unanswered_since is not None:
-            mid = self._taken(text, recipients, unanswered_since)
+        if doubt is not None:
+            mid = self._taken(text, recipients, doubt)
             if mid is not None:
                 return self._outcome(mid, recipients)
         form = {"sender": self._settings.sender or "", "receiver": ",".join(recipients), "msg": text}
@@ -190,9 +190,10 @@ class Sms:
         if self._settings.test_mode:
             form["testmode_yn"] = "Y"
         answer = self._ask("send", form)
+        mid = str(answer.get("msg_id", ""))[:64]
         if not _count(answer, "error_cnt"):
-            return dict.fromkeys(recipients)
-        return self._outcome(str(answer.get("msg_id", "")), recipients)
+            return dict.fromkeys(recipients, mid)
+        return self._outcome(mid, recipients)
 
     def balance(self) -> Balance:
         """Free of charge, so it also shows that the credentials work. Raises DeliveryError."""
@@ -202,12 +203,13 @@ class Sms:
     def close(self) -> None:
         self._session.close()
 
-    def _taken(self, text: str, recipients: Sequence[str], since: datetime) -> str | None:
+    def _taken(self, text: str, recipients: Sequence[str], doubt: Doubt) -> str | None:
         """The message's id where Aligo already has it; None where it has not, or cannot be asked.
 
-        One SMS too many is better than none, so whatever is unclear is sent again.
+        The same words may have been sent for another alert: those are known by their ids. One SMS too many is better
+        than none, so whatever is unclear is sent again.
         """
-        earliest = (since - _CLOCKS_DIFFER).astimezone(_SEOUL).replace(tzinfo=None)
+        earliest = (doubt.since - _CLOCKS_DIFFER).astimezone(_SEOUL).replace(tzinfo=None)
         days = (datetime.now(_SEOUL).date() - earliest.date()).days + 1
         try:
             answer = self._ask("list", {"page": "1", "page_size": str(_PAGE_SIZE), "limit_day": str(max(days, 1))})
@@ -220,8 +222,9 @@ class Sms:
                 registered = datetime.fromisoformat(str(row.get("reg_date")))
             except ValueError:
                 continue
-            if registered >= earliest:
-                return str(row.get("mid"))
+            mid = str(row.get("mid"))
+            if registered >= earliest and mid not in doubt.others:
+                return mid
         return None
 
     def _outcome(self, mid: str, recipients: Sequence[str]) -> Outcome:
@@ -236,7 +239,7 @@ class Sms:
         states = {
             re.sub(r"\D", "", str(row.get("receiver", ""))): str(row.get("sms_state", "")) for row in _rows(answer)
         }
-        return {number: _verdict(states.get(number)) for number in recipients}
+        return {number: _verdict(states.get(number)) or mid for number in recipients}
 
     def _ask(self, path: str, form: Mapping[str, str]) -> dict[str, Any]:
         """Aligo's answer where it is a success; raises DeliveryError, in Aligo's words, for everything else."""

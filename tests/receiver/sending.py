@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from pydantic import SecretStr
 
 from deploy.demo.sandbox import Sandbox
-from receiver.channels import Channel, DeliveryError, Message, Outcome
+from receiver.channels import Channel, DeliveryError, Doubt, Message, Outcome
 from receiver.channels.email import Email, EmailSettings
 from receiver.channels.slack import Slack, SlackSettings
 from receiver.channels.sms import Sms, SmsSettings
@@ -71,10 +71,16 @@ CHANNELS: dict[str, tuple[Callable[[Sandbox], Channel], Sequence[str], re.Patter
 
 
 def attempt(
-    channel: Channel, told: Message, recipients: Sequence[str], unanswered_since: datetime | None = None
+    channel: Channel, told: Message, recipients: Sequence[str], doubt: Doubt | None = None
 ) -> Outcome | DeliveryError:
     """One attempt as a worker makes it."""
     try:
-        return channel.send(told, recipients, unanswered_since=unanswered_since)
+        return channel.send(told, recipients, doubt=doubt)
     except DeliveryError as error:
         return error
+
+
+def taken(outcome: Outcome | DeliveryError) -> list[str]:
+    """The recipients whose message the peer took."""
+    assert not isinstance(outcome, DeliveryError), outcome
+    return [recipient for recipient, result in outcome.items() if not isinstance(result, DeliveryError)]

@@ -239,6 +239,18 @@ def test_dead_workers_delivery_is_taken_up_when_its_lease_ends(outbox: Outbox, s
     assert found.unanswered_since == NOW  # nobody knows how far the first came
 
 
+def test_unanswered_delivery_knows_what_the_peer_calls_the_others(outbox: Outbox, store: Store) -> None:
+    add(outbox, notification(group_key="answered"))
+    add(outbox, notification(group_key="unanswered"))
+    answered, lost = claim(outbox, "sms")
+    assert (answered.others, lost.others) == (frozenset(), frozenset())
+    taken = {recipient.position: ("delivered", None) for recipient in answered.recipients}
+    references = dict.fromkeys(taken, "4711")
+    outbox.finish(answered, Settlement("delivered", taken, references=references), now=NOW)
+    (again,) = claim(Outbox(store, "two"), "sms", at=outbox.lease)
+    assert (again.id, again.others) == (lost.id, frozenset({"4711"}))
+
+
 def test_renewed_lease_is_not_taken(outbox: Outbox, store: Store) -> None:
     add(outbox)
     claim(outbox)

@@ -137,6 +137,7 @@ def test_what_was_accepted_survives_a_hard_kill(process: Process, sandbox: Sandb
         assert process.post(critical(f"f{number}"))[0] == 200
     process.end(signal.SIGKILL)
     sandbox.behave()
+    process.end_leases()
     process.start()
     until(lambda: len(sandbox.messages("slack")) == 5 and len(sandbox.messages("smtp")) == 5, "all arrive", 60)
     assert len(sandbox.messages("aligo")) == 5

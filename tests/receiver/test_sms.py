@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from deploy.demo.sandbox import Sandbox
-from receiver.channels import DeliveryError
+from receiver.channels import DeliveryError, Doubt
 from receiver.channels.sms import Balance, Sms, SmsSettings, byte_length, choose, normalised, sendable
-from tests.receiver.sending import NUMBERS, attempt, message, sms_settings
+from tests.receiver.sending import NUMBERS, attempt, message, sms_settings, taken
 
 
 def calls(sandbox: Sandbox) -> list[str]:
@@ -83,7 +83,7 @@ def test_fullest_variant_of_ninety_bytes_is_chosen(variants: str, expected: str)
 
 
 def test_all_numbers_are_one_call(sandbox: Sandbox) -> None:
-    assert attempt(Sms(sms_settings(sandbox)), message(sms="[위험] 높음"), NUMBERS) == dict.fromkeys(NUMBERS)
+    assert taken(attempt(Sms(sms_settings(sandbox)), message(sms="[위험] 높음"), NUMBERS)) == list(NUMBERS)
     assert calls(sandbox) == ["send"]
     assert [(sms["receiver"], sms["msg_type"], sms["sender"], sms["msg"]) for sms in sandbox.messages("aligo")] == [
         ("01012345678", "SMS", "0212345678", "[위험] 높음"),
@@ -106,7 +106,8 @@ def test_number_that_was_not_taken_is_told_apart(sandbox: Sandbox) -> None:
     sandbox.misbehave(channel="aligo", refuse={NUMBERS[0]: -1})
     outcome = attempt(Sms(sms_settings(sandbox)), message(sms="a"), NUMBERS)
     assert isinstance(outcome, dict)
-    assert (str(outcome[NUMBERS[0]]), outcome[NUMBERS[1]]) == ("Aligo says 발송실패", None)
+    assert str(outcome[NUMBERS[0]]) == "Aligo says 발송실패"
+    assert taken(outcome) == [NUMBERS[1]]
     assert calls(sandbox) == ["send", "sms_list"]
 
 
@@ -116,7 +117,7 @@ def test_taken_message_whose_answer_was_lost_is_not_sent_again(sandbox: Sandbox)
     first = attempt(channel, message(sms="[위험] 한 번만"), NUMBERS)
     assert isinstance(first, DeliveryError)
     assert first.uncertain is True
-    assert attempt(channel, message(sms="[위험] 한 번만"), NUMBERS, before) == dict.fromkeys(NUMBERS)
+    assert taken(attempt(channel, message(sms="[위험] 한 번만"), NUMBERS, Doubt(before))) == list(NUMBERS)
     assert len(sandbox.messages("aligo")) == len(NUMBERS)
     assert calls(sandbox) == ["send", "list", "sms_list"]
 
@@ -125,15 +126,24 @@ def test_message_that_never_arrived_is_sent_again(sandbox: Sandbox) -> None:
     channel, before = Sms(sms_settings(sandbox)), now()
     sandbox.misbehave(channel="aligo", drop=True, times=1)
     attempt(channel, message(sms="[위험] 다시"), NUMBERS)
-    assert attempt(channel, message(sms="[위험] 다시"), NUMBERS, before) == dict.fromkeys(NUMBERS)
+    assert taken(attempt(channel, message(sms="[위험] 다시"), NUMBERS, Doubt(before))) == list(NUMBERS)
     assert calls(sandbox) == ["send", "list", "send"]
     assert len(sandbox.messages("aligo")) == len(NUMBERS)
+
+
+def test_same_words_for_another_alert_are_another_message(sandbox: Sandbox) -> None:
+    channel, before = Sms(sms_settings(sandbox)), now()
+    other = attempt(channel, message(sms="[위험] 같은 말"), NUMBERS)
+    assert isinstance(other, dict)
+    known = frozenset(str(mid) for mid in other.values())
+    assert taken(attempt(channel, message(sms="[위험] 같은 말"), NUMBERS, Doubt(before, known))) == list(NUMBERS)
+    assert len(sandbox.messages("aligo")) == 2 * len(NUMBERS)
 
 
 def test_same_words_of_yesterday_are_another_message(sandbox: Sandbox) -> None:
     channel = Sms(sms_settings(sandbox))
     attempt(channel, message(sms="[위험] 또"), NUMBERS)
-    attempt(channel, message(sms="[위험] 또"), NUMBERS, now() + timedelta(hours=1))
+    attempt(channel, message(sms="[위험] 또"), NUMBERS, Doubt(now() + timedelta(hours=1)))
     assert len(sandbox.messages("aligo")) == 2 * len(NUMBERS)
 
 
@@ -142,7 +152,7 @@ def test_one_too_many_is_better_than_none_where_nobody_can_be_asked(sandbox: San
     channel, before = Sms(sms_settings(sandbox)), now()
     attempt(channel, message(sms="[위험] 두 번"), NUMBERS)
     sandbox.misbehave(channel="aligo", stage=stage, status=500)
-    assert attempt(channel, message(sms="[위험] 두 번"), NUMBERS, before) == dict.fromkeys(NUMBERS)
+    assert taken(attempt(channel, message(sms="[위험] 두 번"), NUMBERS, Doubt(before))) == list(NUMBERS)
     assert len(sandbox.messages("aligo")) == 2 * len(NUMBERS)
 
 
@@ -153,9 +163,8 @@ def test_which_numbers_were_taken_is_asked_again_rather_than_sent_again(sandbox:
     first = attempt(channel, message(sms="a"), NUMBERS)
     assert isinstance(first, DeliveryError)
     assert first.uncertain is True
-    second = attempt(channel, message(sms="a"), NUMBERS, before)
-    assert isinstance(second, dict)
-    assert [number for number, error in second.items() if error is None] == [NUMBERS[1]]
+    second = attempt(channel, message(sms="a"), NUMBERS, Doubt(before))
+    assert taken(second) == [NUMBERS[1]]
     assert calls(sandbox) == ["send", "sms_list", "list", "sms_list"]
 
 
