@@ -13,9 +13,11 @@ from pathlib import Path
 
 import structlog
 
+from exporter import check
+from exporter.api import Cors
 from exporter.app import create_app
 from exporter.collector import Collector
-from exporter.databases import DatabaseError
+from exporter.databases import Shared
 from exporter.metrics import process_families
 from exporter.settings import ExporterSettings
 from exporter.snapshot import Board, Snapshot
@@ -66,8 +68,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--path.procfs", dest="procfs", metavar="DIR", help="the host's /proc, seen from a container")
     parser.add_argument("--path.rootfs", dest="rootfs", metavar="DIR", help="the host's /, seen from a container")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    check = commands.add_parser("check-config", help="check the settings and exit: 1 with the line at fault")
-    check.add_argument(
+    checking = commands.add_parser("check-config", help="check the settings and exit: 1 with the line at fault")
+    checking.add_argument(
         "--database", dest="check_database", action="store_true", help="also have the database explain every query"
     )
     return parser.parse_args(arguments)
@@ -84,16 +86,10 @@ def _load(options: argparse.Namespace) -> ExporterSettings:
 
 
 def _check(options: argparse.Namespace, settings: ExporterSettings) -> int:
-    problems = []
     sources = plans(settings)
-    for plan in sources if options.check_database else ():
-        source = plan.make()
-        try:
-            source.check(datetime.now(UTC), plan.timeout)
-        except DatabaseError as error:
-            problems.append(f"{plan.name}: {error}{f' ({error.hint})' if error.hint else ''}")
-        finally:
-            source.close()
+    problems = list(check.offline(options, settings))
+    if options.check_database:
+        problems += check.with_database(sources, datetime.now(UTC))
     command.report(ConfigError(problems))
     if not problems:
         print(f"The settings are fine. Sources: {', '.join(plan.name for plan in sources)}.")
@@ -101,15 +97,17 @@ def _check(options: argparse.Namespace, settings: ExporterSettings) -> int:
 
 
 def _serve(options: argparse.Namespace, settings: ExporterSettings) -> int:
-    board = Board(Snapshot(thresholds=settings.thresholds))
+    board = Board(Snapshot(settings=settings))
     collector = Collector(board, settings.max_age, process=process_families())
+    shared = Shared()
     if settings.database_url is None:
-        log.warning("DATABASE_URL is not set: the sources database, orders, dispatches and vehicles are off")
+        off = ", ".join(("database", "orders", "dispatches", "vehicles", *settings.queries))
+        log.warning("DATABASE_URL is not set", off=off)
 
     def step() -> None:
         new = _load(options)
-        collector.exchange(plans(new), new.max_age)
-        board.change(lambda snapshot: replace(snapshot, thresholds=new.thresholds))
+        collector.exchange(plans(new, shared), new.max_age)
+        board.change(lambda snapshot: replace(snapshot, settings=new))
 
     reload = _Reload(step, board)
     app = create_app(
@@ -117,9 +115,15 @@ def _serve(options: argparse.Namespace, settings: ExporterSettings) -> int:
         collector,
         version=version("coldchain-monitor"),
         reload=reload,
-        start=lambda: collector.start(plans(settings)),
+        start=lambda: collector.start(plans(settings, shared)),
     )
-    return command.run(app, options, reload=reload, token=lambda: None)
+    return command.run(
+        app,
+        options,
+        reload=reload,
+        token=lambda: None,
+        around=lambda inner: Cors(inner, lambda: board.snapshot.settings.cors_origins),
+    )
 
 
 if __name__ == "__main__":

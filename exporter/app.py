@@ -1,4 +1,4 @@
-"""What the exporter answers over HTTP: metrics for Prometheus, a page for people."""
+"""What the exporter answers over HTTP: metrics for Prometheus, JSON for a front end, a page for people."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from pathlib import Path
 import jinja2
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from exporter.api import Api, refuse
 from exporter.collector import Collector
 from exporter.metrics import Exposition, accepts_gzip
+from exporter.periods import Periods
 from exporter.snapshot import Board, Snapshot
 from serving.reload import Reload
 from serving.routes import state_routes
@@ -100,6 +103,7 @@ def create_app(
         loader=jinja2.PackageLoader("exporter"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     exposition = Exposition(board, version, monotonic)
+    api = Api(board, Periods(board, collector.ask, monotonic), version, monotonic)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -123,12 +127,16 @@ def create_app(
         waiting = [state for state in board.snapshot.states.values() if state.up(monotonic()) is None]
         return "the sources have not been looked at yet" if waiting else None
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/metrics", Metrics(exposition)),
             Route("/", page),
             *state_routes(ready=ready, reload=reload),
+            *api.routes,
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
         ],
+        exception_handlers={HTTPException: refuse},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # its redirects name the scheme that a proxy before us speaks to us
+    return app

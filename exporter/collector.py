@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 
@@ -14,6 +15,7 @@ import structlog
 from exporter.databases import DatabaseError, Failure
 from exporter.families import Family
 from exporter.outages import Outages
+from exporter.periods import Answer, Desk, Question
 from exporter.snapshot import Board, Snapshot, SourceState
 from exporter.sources import Plan, Source
 
@@ -34,15 +36,20 @@ PROCESS_SECONDS = 5.0
 """How often the figures of this process are read."""
 
 
-def next_interval(plan: Plan, duration: float, error: Exception | None) -> float:
+def cost(duration: float, error: Exception | None) -> float:
+    """Seconds that the database worked: waiting for a lock, a connection or a frozen server costs it nothing."""
+    worked = error is None or (isinstance(error, DatabaseError) and error.failure is Failure.SLOW)
+    return duration if worked else 0.0
+
+
+def next_interval(plan: Plan, duration: float, error: Exception | None, asked: float = 0.0) -> float:
     """Seconds from the begin of the last look to the next: as configured, or ten times what the last one cost.
 
-    Waiting for a lock, for a connection or for a frozen server costs the database nothing.
+    `asked` is what the database worked on questions since the look before.
     """
-    worked = error is None or (isinstance(error, DatabaseError) and error.failure is Failure.SLOW)
-    if not plan.loads_database or not worked:
+    if not plan.loads_database:
         return plan.interval
-    return max(plan.interval, duration / SHARE_OF_TIME)
+    return max(plan.interval, (cost(duration, error) + asked) / SHARE_OF_TIME)
 
 
 class Collector:
@@ -104,6 +111,14 @@ class Collector:
         for worker in fresh.values():
             worker.start()
 
+    def ask(self, name: str, question: Question) -> None:
+        """Has the source answer between two looks."""
+        worker = self._workers.get(name)
+        if worker is None:
+            question.answer.set_result(Answer(None, "the source is switched off"))
+        else:
+            worker.desk.ask(question)
+
     def wait_for_first(self, seconds: float) -> None:
         """Returns when every source has been looked at once, or after that long."""
         deadline = time.monotonic() + seconds
@@ -126,6 +141,26 @@ class Collector:
         self._board.change(lambda snapshot: replace(snapshot, process=families))
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """What came of looking. Moments and durations are monotonic seconds, but for `moment`."""
+
+    moment: datetime
+    started: float
+    ended: float
+    families: tuple[Family, ...]
+    failure: Exception | None
+    hung: bool
+
+    @property
+    def duration(self) -> float:
+        return self.ended - self.started
+
+    @property
+    def message(self) -> str | None:
+        return (str(self.failure) or type(self.failure).__name__) if self.failure is not None else None
+
+
 class _Worker:
     """The thread of one source."""
 
@@ -140,6 +175,8 @@ class _Worker:
     ) -> None:
         self.plan = plan
         self.looked = threading.Event()
+        self.desk = Desk()
+        self._asked_seconds = 0.0  # what the database worked on questions since the last look
         self._board = board
         self._outages = outages
         self._clock = clock
@@ -153,6 +190,7 @@ class _Worker:
 
     def stop(self) -> None:
         self._stopped.set()
+        self.desk.close()
 
     def _run(self) -> None:
         if self._predecessor is not None:  # lest there be two connections; but one that hangs is not waited for
@@ -163,39 +201,26 @@ class _Worker:
             source = source or self.plan.make()
             rest = self._look(source)
             source.rest(rest)
-            self._stopped.wait(rest)
+            self._answer(source, time.monotonic() + rest)
         if source is not None:
             source.close()
 
     def _look(self, source: Source) -> float:
         """Looks once and says what came of it; the seconds until the next time."""
-        started = time.monotonic()
-        self._change(lambda state: replace(state, running_since=started))
-        families: tuple[Family, ...] = ()
-        failure: Exception | None = None
-        moment = self._clock()
-        try:
-            families = source.collect(moment, self.plan.timeout)
-        except (DatabaseError, OSError) as error:
-            failure = error
-        except Exception as error:  # the loop that must not die
-            log.exception("source failed unexpectedly", source=self.plan.name)
-            failure = error
-        ended = time.monotonic()
-        duration = ended - started
-        hung = duration > self.plan.timeout + HANGING_SECONDS
-        if hung:  # even if it has found something after all: that tells of the past
-            failure = DatabaseError(HANGS, Failure.UNREACHABLE, HANGS_HINT)
-        interval = next_interval(self.plan, duration, failure)
+        attempt = self._attempt(source.collect)
+        failure = attempt.failure
+        interval = next_interval(self.plan, attempt.duration, failure, self._asked_seconds)
+        self._asked_seconds = 0.0
         if failure is None:
             self._change(
                 lambda state: replace(
                     state,
                     interval=interval,
-                    families=families,
-                    succeeded_at=moment,
-                    fresh_until=ended + self._max_age() * interval,
-                    duration=duration,
+                    families=attempt.families,
+                    succeeded_at=attempt.moment,
+                    fresh_until=attempt.ended + self._max_age() * interval,
+                    looked_at=attempt.moment,
+                    duration=attempt.duration,
                     error=None,
                     hint="",
                     running_since=None,
@@ -203,17 +228,55 @@ class _Worker:
             )
             self._outages.recovered(self.plan.name)
         else:
-            message = str(failure) or type(failure).__name__
             hint = failure.hint if isinstance(failure, DatabaseError) else ""
             self._change(
                 lambda state: replace(
-                    state, interval=interval, duration=duration, error=message, hint=hint, running_since=None
+                    state,
+                    interval=interval,
+                    looked_at=attempt.moment,
+                    duration=attempt.duration,
+                    error=attempt.message,
+                    hint=hint,
+                    running_since=None,
                 )
             )
             connection = isinstance(failure, DatabaseError) and failure.failure is Failure.UNREACHABLE
-            self._outages.failed(self.plan.name, message, hint, connection=connection)
+            self._outages.failed(self.plan.name, attempt.message or "", hint, connection=connection)
         self.looked.set()
-        return 0.0 if hung else max(0.0, started + interval - time.monotonic())
+        return 0.0 if attempt.hung else max(0.0, attempt.started + interval - time.monotonic())
+
+    def _answer(self, source: Source, until: float) -> None:
+        """Answers what is asked, until the next look is due."""
+        while (question := self.desk.next(until)) is not None:
+            attempt = self._attempt(functools.partial(question.look, source))
+            self._change(lambda state: replace(state, running_since=None))
+            seconds = cost(attempt.duration, attempt.failure)
+            self._asked_seconds += seconds
+            families = attempt.families if attempt.failure is None else None
+            self.desk.settle(question, families, attempt.message, attempt.started, seconds)
+            if attempt.hung:  # the next look tells whether it is over
+                return
+            source.rest(max(0.0, until - time.monotonic()))
+
+    def _attempt(self, look: Callable[[datetime, float], tuple[Family, ...]]) -> _Attempt:
+        """One use of the source; `running_since` is left to be cleared together with what came of it."""
+        started = time.monotonic()
+        self._change(lambda state: replace(state, running_since=started))
+        families: tuple[Family, ...] = ()
+        failure: Exception | None = None
+        moment = self._clock()
+        try:
+            families = look(moment, self.plan.timeout)
+        except (DatabaseError, OSError) as error:
+            failure = error
+        except Exception as error:  # the loop that must not die
+            log.exception("source failed unexpectedly", source=self.plan.name)
+            failure = error
+        ended = time.monotonic()
+        hung = ended - started > self.plan.timeout + HANGING_SECONDS
+        if hung:  # even if it has found something after all: that tells of the past
+            failure = DatabaseError(HANGS, Failure.UNREACHABLE, HANGS_HINT)
+        return _Attempt(moment, started, ended, families, failure, hung)
 
     def _change(self, change: Callable[[SourceState], SourceState]) -> None:
         # a successor's state is not this one's to change

@@ -1,17 +1,24 @@
-"""The limits, in one place: alerts, exported thresholds and dashboards all follow them."""
+"""The limits, in one place, and who passes them: alerts, exported thresholds and dashboards all follow them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from exporter.families import Family
 from serving.settings import Settings
 
-__all__ = ["Thresholds", "threshold_family"]
+if TYPE_CHECKING:
+    from exporter.snapshot import Snapshot  # which holds the settings, and they the thresholds
+
+__all__ = ["Alert", "Category", "Severity", "Thresholds", "judge", "threshold_family"]
+
+Severity = Literal["critical", "warning", "info"]
+Category = Literal["system", "database", "business"]
 
 
 def _off(value: object) -> object:
@@ -114,3 +121,64 @@ def threshold_family(thresholds: Thresholds) -> Family:
         ("alert", "severity"),
         {(alert, severity): limit for alert, severity, limit in thresholds.items()},
     )
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A limit that is passed, or the database that is down."""
+
+    name: str
+    severity: Severity
+    category: Category
+    value: float | None = None
+    """In the unit of the limit; None where there is nothing to measure."""
+    labels: tuple[str, ...] = ()
+    """Of the sample that passed: the mount of a disk."""
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Where the figure is found that an alert's limits are compared with."""
+
+    category: Category
+    source: str
+    family: str
+
+
+_WATCHED = {
+    "ColdChainCpuHigh": _Watched("system", "host", "coldchain_host_cpu_usage_ratio"),
+    "ColdChainMemoryHigh": _Watched("system", "host", "coldchain_host_memory_usage_ratio"),
+    "ColdChainDiskHigh": _Watched("system", "host", "coldchain_host_filesystem_usage_ratio"),
+    "ColdChainDatabaseSlow": _Watched("database", "database", "coldchain_database_response_seconds"),
+    "ColdChainOrdersWaiting": _Watched("business", "orders", "coldchain_orders_waiting"),
+    "ColdChainDispatchesOverdue": _Watched("business", "dispatches", "coldchain_dispatches_overdue"),
+    "ColdChainVehicleUtilizationLow": _Watched("business", "vehicles", "coldchain_vehicles_utilization_ratio"),
+}
+_SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
+
+
+def judge(snapshot: Snapshot, limits: Thresholds, now: float) -> tuple[Alert, ...]:
+    """The alerts at monotonic time `now`, the gravest first; one a cause, with its highest severity, and at once.
+
+    Judged is what may be shown: a source that is stale or off has no alerts.
+    """
+    found: list[Alert] = []
+    database = snapshot.states.get("database")
+    if database is not None and database.up(now) is False:
+        found.append(Alert("ColdChainDatabaseDown", "critical", "database"))
+    in_force = {(alert, severity): limit for alert, severity, limit in limits.items()}
+    for name, watched in _WATCHED.items():
+        for family in snapshot.shown(watched.source, now) or ():
+            for labels, value in family.samples.items() if family.name == watched.family else ():
+                severity = _highest(name, value, in_force)
+                if severity is not None:
+                    found.append(Alert(name, severity, watched.category, value, labels))
+    return tuple(sorted(found, key=lambda alert: _SEVERITIES.index(alert.severity)))
+
+
+def _highest(name: str, value: float, limits: dict[tuple[str, str], float]) -> Severity | None:
+    for severity in _SEVERITIES:
+        limit = limits.get((name, severity))
+        if limit is not None and (value < limit if name in LOWER else value > limit):
+            return severity
+    return None

@@ -21,16 +21,12 @@ from exporter.snapshot import Board, Snapshot, SourceState
 
 __all__ = ["Exposition", "Page", "families", "process_families", "valid_until"]
 
-WITHHELD_WHEN_DOWN = frozenset({"database"})
-"""Sources whose last figure says nothing while they fail."""
-
 
 def families(snapshot: Snapshot, version: str, now: float) -> Iterator[Family]:
     """Everything that `/metrics` shows at monotonic time `now`; a source that is stale shows only that it is."""
     states = snapshot.states.values()
     for state in states:
-        if state.fresh(now) and (state.name not in WITHHELD_WHEN_DOWN or state.up(now)):
-            yield from (family for family in state.families if family.exported)
+        yield from (family for family in state.shown(now) or () if family.exported)
     database = snapshot.states.get("database")
     if database is not None:
         yield Family(

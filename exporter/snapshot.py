@@ -10,8 +10,12 @@ from types import MappingProxyType
 
 from exporter.families import Family
 from exporter.limits import Thresholds
+from exporter.settings import ExporterSettings
 
 __all__ = ["Board", "Snapshot", "SourceState"]
+
+WITHHELD_WHEN_DOWN = frozenset({"database"})
+"""Sources whose last figure says nothing while they fail."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class SourceState:
     """Of the last success."""
     succeeded_at: datetime | None = None
     fresh_until: float | None = None
+    looked_at: datetime | None = None
+    """When the last look that ended began."""
     duration: float | None = None
     """Of the last look that ended, in seconds."""
     error: str | None = None
@@ -51,25 +57,46 @@ class SourceState:
         """Whether what it last found may still be shown as today's."""
         return self.fresh_until is not None and now < self.fresh_until
 
+    def shown(self, now: float) -> tuple[Family, ...] | None:
+        """What may be shown of it; None where that is nothing."""
+        shown = self.fresh(now) and (self.name not in WITHHELD_WHEN_DOWN or self.up(now))
+        return self.families if shown else None
+
+    def trouble(self, now: float) -> str | None:
+        """Why it has nothing to show, or fails at present; None where all is well."""
+        if self.overdue_at is not None and now >= self.overdue_at:
+            return "no answer within the time-out"
+        if self.error is not None:
+            return f"{self.error} ({self.hint})" if self.hint else self.error
+        if self.duration is None:
+            return "not looked at yet"
+        return None if self.fresh(now) else "what was found is too old"
+
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All sources at one time, with the limits that they are judged by."""
+    """All sources at one time, with the settings that they are judged by."""
 
     states: Mapping[str, SourceState] = field(default_factory=lambda: MappingProxyType({}))
-    thresholds: Thresholds = field(default_factory=Thresholds)
+    settings: ExporterSettings = field(default_factory=ExporterSettings)
     process: tuple[Family, ...] = ()
     """Of the exporter's own process."""
     reload_successful: bool = True
 
-    def family(self, name: str, now: float) -> Family | None:
-        """A family by its name, while its source is fresh."""
-        for state in self.states.values():
-            if state.fresh(now):
-                for family in state.families:
-                    if family.name == name:
-                        return family
-        return None
+    @property
+    def thresholds(self) -> Thresholds:
+        """The limits in force."""
+        return self.settings.thresholds
+
+    @property
+    def looked_at(self) -> datetime | None:
+        """When the latest of the looks that it tells of began; None before the first has ended."""
+        return max((state.looked_at for state in self.states.values() if state.looked_at is not None), default=None)
+
+    def shown(self, source: str, now: float) -> tuple[Family, ...] | None:
+        """What may be shown of a source; None where that is nothing, or the source is off."""
+        state = self.states.get(source)
+        return state.shown(now) if state is not None else None
 
 
 class Board:

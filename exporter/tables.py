@@ -80,6 +80,8 @@ class Gauge:
     """SQL over the table's columns, `:now` and the table's own moments."""
     by: tuple[str, ...] = ()
     """`window`: once for each, over the rows created in it. `status`: once for each."""
+    window: timedelta | None = None
+    """Over the rows created in this one alone, whichever are configured."""
     exported: bool = True
 
 
@@ -93,6 +95,11 @@ class Table:
     gauges: tuple[Gauge, ...]
     moments: Mapping[str, Callable[[datetime], datetime | date]] = field(default_factory=dict)
     """Further names for `where`, as functions of now."""
+
+    @property
+    def windowed(self) -> Table:
+        """The gauges by window alone."""
+        return replace(self, gauges=tuple(gauge for gauge in self.gauges if "window" in gauge.by))
 
 
 def count() -> Measure:
@@ -258,22 +265,25 @@ def prepare(
         moments[name] = context.bound(then) if isinstance(then, datetime) else dialect.day(then)
 
     aggregates: list[str] = []
+    places: dict[tuple[str, ...], slice] = {}
     figures: list[_Figure] = []
     for gauge in table.gauges:
-        for window in windows if "window" in gauge.by else (None,):
+        for window in windows if "window" in gauge.by else (gauge.window,):
             conditions = [gauge.where] if gauge.where else []
             if window is not None:
                 since = f"since_{label(window)}"
                 moments[since] = context.bound(now - window)
                 conditions = [f"created_at >= :{since}", "created_at <= :now", *conditions]
             own = gauge.measure.columns(" AND ".join(conditions) or "1 = 1", dialect)
-            figures.append(_Figure(gauge, window, slice(len(aggregates), len(aggregates) + len(own))))
-            aggregates += own
+            if own not in places:  # two gauges may be made of the same
+                places[own] = slice(len(aggregates), len(aggregates) + len(own))
+                aggregates += own
+            figures.append(_Figure(gauge, window, places[own]))
 
     names = [f"c{number}" for number in range(len(aggregates))]
     selected = ",\n  ".join(f"{sql} AS {name}" for sql, name in zip(aggregates, names, strict=True))
     sql = f"SELECT {ROWS} AS part, status,\n  {selected}\nFROM {table.name}"
-    wanted, parameters = _wanted(table, columns, windows)
+    wanted, parameters = _wanted(table, columns, [figure.window for figure in figures if figure.window])
     if wanted:
         sql += f"\nWHERE {wanted}"
     sql += "\nGROUP BY status"
@@ -289,7 +299,7 @@ def _wanted(table: Table, columns: Columns, windows: Sequence[timedelta]) -> tup
     terms: list[str] = []
     statuses: list[str] = []
     for gauge in table.gauges:
-        if "window" in gauge.by:
+        if "window" in gauge.by or gauge.window:
             terms = [f"created_at >= :since_{label(max(windows))}"]
         elif gauge.status:
             statuses += gauge.status

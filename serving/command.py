@@ -88,14 +88,16 @@ def run(
     reload: Reload,
     token: Callable[[], SecretStr | None],
     refused: Callable[[str], None] = lambda _path: None,
+    around: Callable[[ASGIApp], ASGIApp] = lambda app: app,
 ) -> int:
     """Serves `app` until SIGTERM or SIGINT; the exit code is 0 after a clean end, 1 where it cannot start.
 
     SIGHUP calls `reload`, after the web configuration was read again. `token` gives the bearer token in force, if any.
     `refused` is told the path of each request that is refused for want of a credential, for a count.
+    `around` puts middleware outside of authentication, for what can show no credential: a browser's preflights.
     """
     try:
-        server = _Server(app, options, token, refused)
+        server = _Server(app, options, token, refused, around)
         listener = address.bind(server.address)
     except ConfigError as error:
         report(error)
@@ -132,12 +134,14 @@ class _Server:
         options: argparse.Namespace,
         token: Callable[[], SecretStr | None],
         refused: Callable[[str], None],
+        around: Callable[[ASGIApp], ASGIApp],
     ) -> None:
         self.address = address.parse(options.listen_address)
         self._file: Path | None = options.web_config_file
         self._token = token
         config = web.read(self._file) if self._file is not None else web.WebConfig()
         self._authentication = Authentication(app, dict(config.basic_auth_users), token(), refused)
+        self._app = around(self._authentication)
         self._tls = web.ssl_context(config.tls_server_config) if config.tls_server_config is not None else None
         self._client_certificate = (
             config.tls_server_config is not None
@@ -158,7 +162,7 @@ class _Server:
             return self._tls
 
         config = uvicorn.Config(
-            self._authentication,
+            self._app,
             log_config=None,
             access_log=False,
             server_header=False,

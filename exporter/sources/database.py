@@ -9,6 +9,7 @@ from datetime import datetime
 import sqlalchemy
 
 from exporter.databases import DatabaseError, Failure, Reader
+from exporter.databases.borrowed import Borrowed
 from exporter.families import Family
 
 __all__ = ["DatabaseSource"]
@@ -17,7 +18,7 @@ __all__ = ["DatabaseSource"]
 class DatabaseSource:
     """A probe that tries twice; while it fails the database counts as down."""
 
-    def __init__(self, reader: Reader, timer: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, reader: Reader | Borrowed, timer: Callable[[], float] = time.perf_counter) -> None:
         self._reader = reader
         self._timer = timer
 

@@ -30,6 +30,13 @@ def orders(waiting_after: timedelta) -> Table:
                 by=("window", "status"),
             ),
             Gauge(
+                "coldchain_orders_24h",
+                "Orders created within 24 hours, whichever windows are configured.",
+                count(),
+                window=timedelta(hours=24),
+                exported=False,
+            ),
+            Gauge(
                 "coldchain_orders_waiting",
                 f"Orders PENDING for longer than {label(waiting_after)}, whenever created.",
                 count(),
