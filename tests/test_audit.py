@@ -1,10 +1,12 @@
 """What the audit says of what pip-audit found."""
 
+from typing import Any
+
 from tests.audit import report
 
 
 def test_a_vulnerable_package_is_named_with_the_version_that_mends_it() -> None:
-    found = [
+    found: list[dict[str, Any]] = [
         {"name": "good", "version": "1", "vulns": []},
         {"name": "bad", "version": "2", "vulns": [{"id": "PYSEC-1", "fix_versions": ["2.1"]}]},
     ]
