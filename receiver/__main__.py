@@ -7,7 +7,7 @@ import os
 import sys
 from importlib.metadata import version
 
-from receiver import doctor, settings
+from receiver import check, doctor, explain, preview, settings
 from receiver.app import create_app
 from receiver.outbox import Outbox
 from receiver.service import Receiver
@@ -27,8 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         command.report(error)
         return 1
-    if options.command == "check-config":
-        return _check(options, found)
+    reports = {"check-config": check.run, "route": explain.run, "preview": preview.run}
+    if options.command in reports:
+        return reports[options.command](options, found)
     if options.command == "doctor":
         return _examine(found)
     if options.command == "erase":
@@ -47,16 +48,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("check-config", help="check the settings and exit: 1 with the line at fault if one is wrong")
     commands.add_parser("doctor", help="try every outside thing it depends on; exit 1 if one is at fault")
+    explain.add(commands)
+    preview.add(commands)
     erase = commands.add_parser("erase", help="take a recipient's address out of the history")
     erase.add_argument("address", help="a mail address, or a number as it was configured")
     return parser.parse_args(arguments)
-
-
-def _check(options: argparse.Namespace, found: ReceiverSettings) -> int:
-    for name, missing in found.missing.items():
-        print(f"{name}: {'off, not set: ' + ', '.join(missing) if missing else 'on'}")
-    print(f"{options.config_file or 'settings'}: fine")
-    return 0
 
 
 def _examine(found: ReceiverSettings) -> int:
