@@ -93,6 +93,10 @@ class Dialect(ABC):
     def seconds_between(self, start: str, end: str) -> str:
         """SQL for the seconds from one timestamp to the other, fractions included."""
 
+    def without_index(self, column: str) -> str:
+        """SQL for the column such that no index on it is used: some would read a whole table in an index's order."""
+        return column
+
     @abstractmethod
     def columns(self, connection: sqlalchemy.Connection, table: str) -> Columns:
         """What the catalogue says of the table; empty where it does not know it."""

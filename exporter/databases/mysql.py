@@ -32,6 +32,9 @@ class MySQL(Dialect):
     def seconds_between(self, start: str, end: str) -> str:
         return f"timestampdiff(MICROSECOND, {start}, {end}) / 1000000"
 
+    def without_index(self, column: str) -> str:
+        return f"concat({column})"
+
     def bound(self, moment: datetime, zone: tzinfo, *, naive: bool, inclusive: bool = False) -> object:  # noqa: ARG002
         return super().bound(moment, zone, naive=True, inclusive=inclusive)  # it knows no other parameters
 

@@ -36,6 +36,9 @@ class SQLite(Dialect):
         # days as a float, which SQLite makes of whole milliseconds
         return f"round((julianday({end}) - julianday({start})) * 86400000) / 1000"
 
+    def without_index(self, column: str) -> str:
+        return f"+{column}"  # https://sqlite.org/optoverview.html, "Disqualifying WHERE-clause terms"
+
     def columns(self, connection: sqlalchemy.Connection, table: str) -> Columns:  # noqa: ARG002 - SQLite has no types to ask for
         return Columns(frozenset({"created_at", "updated_at"}))
 
