@@ -123,6 +123,12 @@ class GroupSettings(Settings):
     time_zone: ZoneName | None = None
     on_duty: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_empty(cls, value: object) -> object:
+        """A group of which every line is commented out."""
+        return {} if value is None else value
+
     @property
     def names_recipients(self) -> bool:
         return bool(self.email or self.sms or self.slack)
