@@ -1,4 +1,4 @@
-# ruff: noqa: INP001 - alembic runs it by its path
+
 """Runs the migrations on the connection that the store hands over, inside its transaction."""
 
 from alembic import context

@@ -1,4 +1,4 @@
-# ruff: noqa: INP001 - alembic runs it by its path
+
 """The outbox: notifications, their alerts, deliveries and recipients."""
 
 import sqlalchemy as sa

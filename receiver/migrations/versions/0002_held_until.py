@@ -1,4 +1,4 @@
-# ruff: noqa: INP001 - alembic runs it by its path
+
 """Deliveries know until when they were held, so that their age counts from there."""
 
 import sqlalchemy as sa

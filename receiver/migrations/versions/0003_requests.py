@@ -1,4 +1,4 @@
-# ruff: noqa: INP001 - alembic runs it by its path
+
 """Requests that a program may repeat, each with the notification that the first of them became."""
 
 import sqlalchemy as sa

@@ -1,4 +1,4 @@
-# ruff: noqa: INP001 - alembic runs it by its path
+
 """Deliveries know when it was decided whether another channel tells it too."""
 
 import sqlalchemy as sa

@@ -1,4 +1,4 @@
-# ruff: noqa: INP001 - alembic runs it by its path
+
 """Recipients know what the peer calls the message that they got."""
 
 import sqlalchemy as sa
