@@ -6,6 +6,7 @@ import contextlib
 import enum
 import re
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -211,6 +212,8 @@ class Reader:
         try:
             connection = self._engine.connect()
         except sqlalchemy.exc.DBAPIError as error:
+            # until garbage is collected, psycopg's frames keep the socket of an attempt that it gave up (seen in 3.3)
+            traceback.clear_frames(getattr(error.orig, "__traceback__", None))
             told = self.dialect.explain(error)
             raise self._without_password(DatabaseError(str(told), Failure.UNREACHABLE, told.hint)) from None
         self.connections += 1
