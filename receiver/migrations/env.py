@@ -1,4 +1,3 @@
-
 """Runs the migrations on the connection that the store hands over, inside its transaction."""
 
 from alembic import context

@@ -1,4 +1,3 @@
-
 """The outbox: notifications, their alerts, deliveries and recipients."""
 
 import sqlalchemy as sa

@@ -1,4 +1,3 @@
-
 """Deliveries know until when they were held, so that their age counts from there."""
 
 import sqlalchemy as sa

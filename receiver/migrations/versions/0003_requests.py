@@ -1,4 +1,3 @@
-
 """Requests that a program may repeat, each with the notification that the first of them became."""
 
 import sqlalchemy as sa

@@ -1,4 +1,3 @@
-
 """Deliveries know when it was decided whether another channel tells it too."""
 
 import sqlalchemy as sa

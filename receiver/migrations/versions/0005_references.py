@@ -1,4 +1,3 @@
-
 """Recipients know what the peer calls the message that they got."""
 
 import sqlalchemy as sa
