@@ -15,6 +15,8 @@ __all__ = ["InvalidPayloadError", "dump", "mended", "parse"]
 # Go's zero time: a firing alert has no end.
 _NO_TIME_YEAR = 1
 _LONGEST_FINGERPRINT = 64
+_MOST_TRUNCATED = 10**9
+_YEARS = range(1970, 3000)  # what every database and time zone can hold
 # json.loads lets half a surrogate pass, which no database and no peer takes; NUL is what PostgreSQL cannot hold.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _MAY_HOLD_UNSTORABLE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
@@ -44,8 +46,8 @@ def parse(body: bytes) -> Notification:
     if not alerts:
         raise InvalidPayloadError("alerts: must hold at least one alert")
     truncated = document.get("truncatedAlerts") or 0
-    if isinstance(truncated, bool) or not isinstance(truncated, int) or not 0 <= truncated < 2**31:
-        raise InvalidPayloadError("truncatedAlerts: must be a number, 0 or above")
+    if isinstance(truncated, bool) or not isinstance(truncated, int) or not 0 <= truncated <= _MOST_TRUNCATED:
+        raise InvalidPayloadError(f"truncatedAlerts: must be a number from 0 to {_MOST_TRUNCATED}")
     return Notification(
         group_key=_field(document, "groupKey", str, ""),
         alerts=tuple(_alert(entry, f"alerts[{position}]") for position, entry in enumerate(alerts)),
@@ -146,16 +148,15 @@ def _time(owner: dict[str, Any], name: str, place: str) -> datetime | None:
         return None
     try:
         value = datetime.fromisoformat(text)
-        # Go's zero time is in UTC; converting it could leave Python's range
         return None if value.year == _NO_TIME_YEAR else _aware(value).astimezone(UTC)
-    except (ValueError, OverflowError):
+    except ValueError:
         raise InvalidPayloadError(
             f"{place}.{name}: must be a time with its offset, such as 2026-01-27T22:00:00Z"
         ) from None
 
 
 def _aware(value: datetime) -> datetime:
-    if value.tzinfo is None:
+    if value.tzinfo is None or value.year not in _YEARS:
         raise ValueError
     return value
 

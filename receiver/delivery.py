@@ -244,8 +244,7 @@ class Workers:
     def _deliver(self, claim: Claim, carrier: Carrier, channel: Channel) -> None:
         outcome = _attempt(claim, carrier, channel)
         now = self._clock()
-        if isinstance(outcome, DeliveryError) and outcome.retry_after is not None:
-            self._paces[claim.channel].pause(claim.lane, now + outcome.retry_after)
+        self._paces[claim.channel].rest(claim.lane, now, _asked_pause(outcome))
         settlement = settle(claim, outcome, now, policy=self._policy, chance=random.random())  # noqa: S311 - no secret
         while True:
             try:
@@ -300,9 +299,10 @@ class _Pace:
         if self._pause:
             self._ready[lane] = now + self._pause
 
-    def pause(self, lane: str, until: datetime) -> None:
+    def rest(self, lane: str, now: datetime, asked: timedelta) -> None:
+        """From the end of a message on: how long it took to be sent is not known to the peer."""
         with self.lock:
-            self._ready[lane] = until
+            self._ready[lane] = now + max(self._pause, asked)
 
     def busy(self, now: datetime) -> list[str]:
         return [lane for lane, ready in self._ready.items() if ready > now]
@@ -310,6 +310,13 @@ class _Pace:
     def next_ready(self, now: datetime) -> datetime | None:
         with self.lock:
             return min((ready for ready in self._ready.values() if ready > now), default=None)
+
+
+def _asked_pause(outcome: Outcome | DeliveryError) -> timedelta:
+    """The longest Retry-After among an outcome's errors."""
+    results = [outcome] if isinstance(outcome, DeliveryError) else outcome.values()
+    asked = [one.retry_after for one in results if isinstance(one, DeliveryError) and one.retry_after is not None]
+    return max(asked, default=timedelta(0))
 
 
 def _attempt(claim: Claim, carrier: Carrier, channel: Channel) -> Outcome | DeliveryError:

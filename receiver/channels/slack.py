@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import requests
 from pydantic import AfterValidator, Field, SecretStr
 
-from receiver.channels import DeliveryError, Doubt, Message, Outcome
+from receiver.channels import DeliveryError, Doubt, Message, Outcome, http
 from receiver.notification import Severity
 from serving.settings import Duration, Env, Settings
 
@@ -103,17 +103,11 @@ class Slack:
         if address is None:
             return DeliveryError(f"Slack hook {hook} is not configured", permanent=True)
         try:
-            response = self._session.post(
-                address.get_secret_value(), json=payload, timeout=self._timeout, allow_redirects=False
+            response = http.post(
+                self._session, address.get_secret_value(), peer="Slack", seconds=self._timeout, json=payload
             )
-        except requests.ConnectTimeout:
-            return DeliveryError("Slack could not be reached in time")
-        except requests.Timeout:
-            return DeliveryError(f"Slack did not answer within {self._timeout:g} s", uncertain=True)
-        except requests.exceptions.SSLError:
-            return DeliveryError("Slack's certificate was refused")
-        except requests.RequestException as error:  # whose own words hold the hook's address
-            return DeliveryError(f"Slack could not be reached: {type(error).__name__}")
+        except DeliveryError as error:
+            return error
         return _judge(response)
 
 

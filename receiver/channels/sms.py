@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import requests
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from receiver.channels import DeliveryError, Doubt, Message, Outcome
+from receiver.channels import DeliveryError, Doubt, Message, Outcome, http
 from serving.settings import CommaSeparated, Duration, Env, Settings
 
 __all__ = ["Balance", "Numbers", "Sms", "SmsSettings", "byte_length", "normalised", "sendable"]
@@ -245,39 +245,24 @@ class Sms:
         """Aligo's answer where it is a success; raises DeliveryError, in Aligo's words, for everything else."""
         settings = self._settings
         key = settings.api_key.get_secret_value() if settings.api_key is not None else ""
-        handed_over = path == "send"
-        try:
-            response = self._session.post(
-                f"{settings.base_url}/{path}/",
-                data={"key": key, "user_id": settings.user_id or "", **form},
-                timeout=self._timeout,
-                allow_redirects=False,
-            )
-        except requests.ConnectTimeout:
-            raise DeliveryError("Aligo could not be reached in time") from None
-        except requests.Timeout:
-            raise DeliveryError(f"Aligo did not answer within {self._timeout:g} s", uncertain=handed_over) from None
-        except requests.exceptions.SSLError:
-            raise DeliveryError("Aligo's certificate was refused") from None
-        except requests.ConnectionError as error:
-            refused = "NewConnectionError" in repr(error)  # nothing was sent yet (urllib3 keeps it in its reason)
-            raise DeliveryError(
-                "Aligo could not be reached" if refused else "Aligo closed the connection without an answer",
-                uncertain=handed_over and not refused,
-            ) from None
-        except requests.RequestException as error:
-            raise DeliveryError(f"Aligo could not be asked: {type(error).__name__}") from None
-        return _read(response, handed_over=handed_over)
+        response = http.post(
+            self._session,
+            f"{settings.base_url}/{path}/",
+            peer="Aligo",
+            seconds=self._timeout,
+            data={"key": key, "user_id": settings.user_id or "", **form},
+        )
+        return _read(response)
 
 
-def _read(response: requests.Response, *, handed_over: bool) -> dict[str, Any]:
+def _read(response: requests.Response) -> dict[str, Any]:
     """JSON, whatever its Content-Type; `result_code` is a number or a text."""
     try:
         answer = json.loads(response.content.decode("utf-8", "replace"))
         code = int(answer["result_code"])
     except (ValueError, KeyError, TypeError):
         raise DeliveryError(
-            f"Aligo answered {response.status_code} with something else than its JSON", uncertain=handed_over
+            f"Aligo answered {response.status_code} with something else than its JSON", uncertain=True
         ) from None
     if code != 1:
         words = " ".join(str(answer.get("message", "")).split())[:100]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -14,12 +15,12 @@ import pytest
 import uvicorn
 from pydantic import SecretStr
 
-from deploy.demo.sandbox import Sandbox
+from deploy.demo.sandbox import Options, Sandbox
 from receiver.app import create_app
 from receiver.service import Receiver
 from receiver.settings import ReceiverSettings, RetrySettings
 from serving.reload import Reload
-from tests.receiver.making import body, payload_alert
+from tests.receiver.making import body, payload, payload_alert
 from tests.receiver.sending import email_settings, slack_settings, sms_settings
 from tests.receiver.serving import served
 from tests.waiting import until
@@ -229,6 +230,40 @@ def test_end_follows_its_beginning_even_when_that_is_late(world: World) -> None:
         ":rotating_light: [CRITICAL] 배차 대기 주문 많음",
         "✅ [해소] 배차 대기 주문 많음",
     ]
+
+
+def test_slack_is_posted_to_no_faster_than_it_allows(tmp_path: Path) -> None:
+    with Sandbox(Options(slack_rate=1.2, slack_burst=1)) as sandbox:
+        with World(sandbox, tmp_path / "receiver.db", slack=slack_settings(sandbox)) as world:
+            for number in range(3):
+                world.post(body([payload_alert(f"f{number}", severity="info")], groupKey=str(number)))
+            until(lambda: len(sandbox.messages("slack")) == 3, "all are posted")
+        assert [call["answer"] for call in sandbox.calls("slack")] == ["200 ok"] * 3
+
+
+def test_slack_that_asks_to_wait_is_left_alone_for_as_long(tmp_path: Path) -> None:
+    with Sandbox(Options(slack_rate=1, slack_burst=1)) as sandbox:
+        with World(sandbox, tmp_path / "receiver.db", slack=slack_settings(sandbox, pause="0s")) as world:
+            for number in range(3):
+                world.post(body([payload_alert(f"f{number}", severity="info")], groupKey=str(number)))
+            until(lambda: len(sandbox.messages("slack")) == 3, "all are posted")
+        answers = [call["answer"] for call in sandbox.calls("slack")]
+        assert answers.count("429 rate_limited") == 2  # not once for each that waits
+
+
+def test_hostile_text_goes_out_on_every_channel(world: World) -> None:
+    hostile = "\r\nBcc: x@example.com\n<!channel> <script>alert(1)</script> \u202e\u0000\ud83d & " + "가" * 100_000
+    labels = {"alertname": hostile, "severity": "critical", "instance": hostile}
+    alerts = [payload_alert("f1", labels=labels, annotations={"summary": hostile, "description": hostile})]
+    content = json.dumps(payload(alerts, groupKey=hostile)).encode()
+    assert world.post(content)[0] == 200
+    assert world.settled() == {"email": "delivered", "sms": "delivered", "slack": "delivered"}
+    (mail,) = world.sandbox.messages("smtp")
+    assert mail["recipients"] == ["a@example.com", "b@example.com"]
+    assert "<script" not in mail["html"]
+    (post,) = world.sandbox.messages("slack")
+    assert "<!channel>" not in json.dumps(post["payload"])
+    assert world.sandbox.messages("aligo")[0]["bytes"] <= 2_000
 
 
 def test_balance_is_a_gauge(world: World) -> None:

@@ -50,7 +50,7 @@ CASES = [
         "Slack answered 410 channel_is_archived",
     ),
     Case("slack", {"hang": True}, "retrying", 5, "Slack did not answer within 0.5 s", uncertain=True),
-    Case("slack", {"drop": True}, "retrying", 5, "Slack could not be reached: ConnectionError"),
+    Case("slack", {"drop": True}, "retrying", 5, "Slack closed the connection without an answer", uncertain=True),
     Case("email", {}, "delivered", None, None),
     Case(
         "email", {"status": 451}, "retrying", 5, "mail refused: 451 Requested action aborted: local error in processing"

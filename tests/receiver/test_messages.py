@@ -7,12 +7,14 @@ import html
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from receiver import alertmanager, messages
 from receiver.channels import slack, sms
@@ -368,3 +370,29 @@ def test_escaping_reaches_every_text_of_a_story() -> None:
     story = messages.story(hostile("<"), locale="ko", zone=SEOUL)
     escaped = messages._escaped(story, slack.escape)
     assert "<" not in "".join(map(str, dataclasses.astuple(escaped)))
+
+
+TEXTS = st.text(max_size=60) | st.sampled_from(["", "none", "critical", "https://example.com/", "{{ story }}", "%s"])
+NAMES = st.sampled_from(
+    ["alertname", "severity", "category", "instance", "job", "summary", "description", "mountpoint"]
+)
+TIMES = st.datetimes(datetime(1970, 1, 1), datetime(2999, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - as it asks
+ALERTS = st.builds(
+    Alert,
+    fingerprint=st.text(min_size=1, max_size=16),
+    firing=st.booleans(),
+    starts_at=TIMES,
+    ends_at=st.none() | TIMES,
+    labels=st.dictionaries(NAMES, TEXTS, max_size=5),
+    annotations=st.dictionaries(NAMES, TEXTS, max_size=4),
+    generator_url=TEXTS,
+)
+
+
+@given(st.lists(ALERTS, min_size=1, max_size=4).map(tuple), st.sampled_from(["ko", "en"]))
+@settings(max_examples=100, deadline=None)
+def test_whatever_is_accepted_can_be_put_into_words(alerts: tuple[Alert, ...], locale: str) -> None:
+    told = notification(*alerts, truncated=len(alerts) - 1)
+    for channel in ("email", "slack", "sms"):
+        for part, text in rendered(told, channel, locale).items():
+            assert text.strip(), part
