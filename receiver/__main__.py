@@ -83,7 +83,7 @@ def _serve(options: argparse.Namespace, found: ReceiverSettings) -> int:
 
     reload = Reload(step)
     receiver = Receiver(found, version("coldchain-monitor"), reloaded=lambda: reload.successful)
-    app = create_app(receiver, reload=reload)
+    app = create_app(receiver, reload=reload, allow_anonymous=options.allow_anonymous)
     return command.run(
         app, options, reload=reload, token=lambda: receiver.settings.token, refused=receiver.metrics.refused
     )

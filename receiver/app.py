@@ -19,7 +19,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from receiver import notify
 from receiver.alertmanager import InvalidPayloadError
+from receiver.firing import Unreachable
+from receiver.messages import plain
 from receiver.notification import SEVERITIES, Alert, masked
 from receiver.outbox import DeliveryRecord, Filter, NotificationRecord
 from receiver.service import CHANNELS, Receiver
@@ -46,8 +49,11 @@ _HEADERS = {
 }
 
 
-def create_app(receiver: Receiver, *, reload: Reload) -> Starlette:
-    """The application; its lifespan starts and stops the receiver."""
+def create_app(receiver: Receiver, *, reload: Reload, allow_anonymous: bool = False) -> Starlette:
+    """The application; its lifespan starts and stops the receiver.
+
+    `allow_anonymous`: where no credential is configured, whoever reaches it may have it notify people.
+    """
     doors = _Doors(receiver, reload)
 
     @contextlib.asynccontextmanager
@@ -62,9 +68,11 @@ def create_app(receiver: Receiver, *, reload: Reload) -> Starlette:
             Route("/metrics", doors.metrics),
             Route("/", doors.page),
             *state_routes(ready=receiver.ready, reload=reload),
+            Route("/api/v1/alerts", doors.alerts),
             Route("/api/v1/notifications", doors.notifications),
             Route("/api/v1/notifications/{id:int}", doors.notification),
             Route("/api/v1/deliveries/{id:int}/retry", doors.retry, methods=["POST"]),
+            *notify.routes(receiver, allow_anonymous=allow_anonymous),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
         ],
         exception_handlers={HTTPException: _refuse, StoreUnavailableError: _unavailable},
@@ -133,9 +141,10 @@ class _Doors:
             latest = self._receiver.outbox.history(Filter(limit=_LISTED_ON_PAGE))
             waiting = self._receiver.outbox.waiting()
             heartbeat = self._receiver.outbox.heartbeat()
+            firing = self._receiver.firing()
             trouble = None
         except StoreUnavailableError as error:
-            latest, waiting, heartbeat, trouble = [], [], None, str(error)
+            latest, waiting, heartbeat, firing, trouble = [], [], None, [], str(error)
         counts = {(row.channel, row.state): row.count for row in waiting}
         text = self._page.render(
             version=version("coldchain-monitor"),
@@ -152,10 +161,24 @@ class _Doors:
                 for name in CHANNELS
             ],
             heartbeat=heartbeat.astimezone(settings.zone) if heartbeat is not None else None,
+            firing=[
+                {"alert": one.alert, "state": one.state, "title": _title(one.alert), "heard_at": one.heard_at}
+                for one in firing[:_LISTED_ON_PAGE]
+            ],
+            firing_count=len(firing),
+            unasked=_unasked(self._receiver),
             notifications=[record for record in latest if record.deliveries],
             zone=settings.zone,
         )
         return HTMLResponse(text, headers=_HEADERS)
+
+    def alerts(self, _request: Request) -> Response:
+        zone = self._receiver.settings.zone
+        found = [
+            {**_alert(one.alert, zone), "status": one.state, "heard_at": _local(one.heard_at, zone)}
+            for one in self._receiver.firing()
+        ]
+        return JSONResponse({"alerts": found, "alertmanager": _unasked(self._receiver) or "asked"})
 
     def notifications(self, request: Request) -> Response:
         wanted = _filter(request)
@@ -262,6 +285,20 @@ def _alert(alert: Alert, zone: tzinfo) -> dict[str, Any]:
         "annotations": dict(alert.annotations),
         "generator_url": alert.generator_url,
     }
+
+
+def _title(alert: Alert) -> str:
+    return plain(alert.annotations.get("summary", ""), 200) or plain(alert.name, 200) or alert.fingerprint
+
+
+def _unasked(receiver: Receiver) -> str:
+    """Why it is not sure what fires: Alertmanager has no address, or does not answer."""
+    latest = receiver.alertmanager.latest
+    if receiver.settings.alertmanager_url is None:
+        return "not set: ALERTMANAGER_URL"
+    if latest is None:
+        return "not asked yet"
+    return f"not reached: {latest.error}" if isinstance(latest, Unreachable) else ""
 
 
 def _local(time: datetime | None, zone: tzinfo) -> str | None:

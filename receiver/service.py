@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from receiver import fallback, messages, routing
+from receiver import fallback, messages, notice, routing
 from receiver.alertmanager import InvalidPayloadError, parse
 from receiver.audiences import routing as routing_of
 from receiver.audiences import warnings as odd
-from receiver.channels import Channel, DeliveryError, Message
-from receiver.channels import slack as slack_channel
-from receiver.channels.email import Email
-from receiver.channels.slack import Slack
+from receiver.carriers import CHANNELS, carriers, render, worded
+from receiver.channels import DeliveryError, Message
 from receiver.channels.sms import Sms
-from receiver.delivery import Carrier, RetryPolicy, Workers
+from receiver.delivery import RetryPolicy, Workers
+from receiver.firing import Alertmanager, Firing, Unreachable, firing
+from receiver.heartbeat import Watch
 from receiver.metrics import Metrics
+from receiver.notice import Notice, Posted
 from receiver.outbox import Accepted, Claim, Outbox
+from receiver.report import Reporter
 from receiver.settings import ReceiverSettings
 from receiver.store import Store, StoreUnavailableError, read_url
 from serving.settings import ConfigError
@@ -32,8 +33,7 @@ __all__ = ["CHANNELS", "Receiver", "worded"]
 
 log = structlog.get_logger(__name__)
 
-CHANNELS = ("email", "slack", "sms")
-
+_HEARD_WITHIN = timedelta(days=7)  # every alert that fires is repeated within it
 _STOP_WITHIN = timedelta(seconds=4)  # the server takes up to 5 s before it, and 10 s is what is promised
 _PRUNE_SECONDS = 3600.0
 _BALANCE_SECONDS = 300.0
@@ -61,7 +61,11 @@ class Receiver:
         self._routing = routing_of(settings)
         self._workers = self._hire(settings)
         self._stopping = threading.Event()
+        watch = Watch(self.outbox, lambda: self.settings, lambda: self._routing, self._stored, clock=clock)
+        reporter = Reporter(self.outbox, lambda: self.settings, self._stored, clock=clock)
+        self.alertmanager = Alertmanager(lambda: self.settings.alertmanager_url)
         self._keepers = [
+            threading.Thread(target=self.alertmanager.run, args=(self._stopping,), name="alertmanager", daemon=True),
             threading.Thread(target=self._every, args=(_PRUNE_SECONDS, self._prune), name="prune", daemon=True),
             threading.Thread(
                 target=self._every, args=(_FALLBACK_SECONDS, self._hand_over), name="fallback", daemon=True
@@ -69,6 +73,9 @@ class Receiver:
             threading.Thread(
                 target=self._every, args=(_BALANCE_SECONDS, self._ask_balance), name="balance", daemon=True
             ),
+            threading.Thread(target=watch.run, args=(self._stopping,), name="heartbeat", daemon=True),
+            threading.Thread(target=watch.run_pings, args=(self._stopping,), name="ping", daemon=True),
+            threading.Thread(target=reporter.run, args=(self._stopping,), name="report", daemon=True),
         ]
 
     def start(self) -> None:
@@ -122,11 +129,32 @@ class Receiver:
             log.warning("webhook not stored", error=str(error))
             raise
         self.metrics.posted("duplicate" if accepted.duplicate else "accepted")
-        for channel in accepted.suppressed:
-            self.metrics.settled(channel, "suppressed")
-        if accepted.deliveries:
-            self._workers.wake()
+        self._stored(accepted)
         return accepted
+
+    def tell(
+        self,
+        told: Notice,
+        *,
+        source: str,
+        key: str | None = None,
+        quiet: bool = True,
+        give_up_after: timedelta | None = None,
+    ) -> Posted:
+        """Stores what a program has to say, as notice.post does, and sees to its delivery."""
+        posted = notice.post(
+            told,
+            self.outbox,
+            self._routing,
+            self.settings,
+            now=self._clock(),
+            source=source,
+            key=key,
+            quiet=quiet,
+            give_up_after=give_up_after,
+        )
+        self._stored(posted.accepted)
+        return posted
 
     def retry(self, delivery_id: int) -> bool | None:
         """As Outbox.retry."""
@@ -134,6 +162,12 @@ class Receiver:
         if done:
             self._workers.wake()
         return done
+
+    def firing(self) -> list[Firing]:
+        """What fires now, as far as it is known; raises StoreUnavailableError."""
+        now, latest = self._clock(), self.alertmanager.latest
+        known = None if isinstance(latest, Unreachable) else latest
+        return firing(self.outbox.heard(since=now - _HEARD_WITHIN), known, now)
 
     def ready(self) -> str | None:
         """Why it cannot take notifications now, if so."""
@@ -145,20 +179,13 @@ class Receiver:
 
     def render(self, claim: Claim, settings: ReceiverSettings) -> Message:
         """A claim's message in its channel's words."""
-        told = messages.story(
-            claim.notification,
-            locale=claim.locale,
-            zone=settings.group_zone(claim.audience),
-            digest="held" if claim.merged else "",
-            instead_of=claim.instead_of,
-        )
-        return Message(
-            id=f"coldchain.{_digest(str(claim.created_at))}.{claim.id}",
-            thread=f"coldchain.{claim.thread}",
-            severity=told.severity,
-            firing=told.firing,
-            parts=worded(self._templates, told, claim.channel, claim.locale),
-        )
+        return render(claim, settings, self._templates)
+
+    def _stored(self, accepted: Accepted) -> None:
+        for channel in accepted.suppressed:
+            self.metrics.settled(channel, "suppressed")
+        if accepted.deliveries:
+            self._workers.wake()
 
     def _read_templates(self, settings: ReceiverSettings) -> messages.Templates:
         def failed(channel: str, locale: str, error: Exception) -> None:
@@ -169,16 +196,8 @@ class Receiver:
         return messages.Templates(settings.templates_dir, failed=failed)
 
     def _hire(self, settings: ReceiverSettings) -> Workers:
-        def carrier(open_channel: Callable[[], Channel], workers: int, pause: timedelta = timedelta(0)) -> Carrier:
-            return Carrier(open_channel, lambda claim: self.render(claim, settings), workers, pause)
-
-        carriers: Mapping[str, Carrier] = {
-            "email": carrier(lambda: Email(settings.email), settings.email.workers),
-            "slack": carrier(lambda: Slack(settings.slack), settings.slack.workers, settings.slack.pause),
-            "sms": carrier(lambda: Sms(settings.sms), settings.sms.workers),
-        }
-        on = {name: carrier for name, carrier in carriers.items() if not settings.missing[name]}
         policy = RetryPolicy(settings.retry.first, settings.retry.longest)
+        on = carriers(settings, lambda claim: self.render(claim, settings))
         return Workers(self.outbox, on, policy, self.metrics, clock=self._clock)
 
     def _every(self, seconds: float, work: Callable[[], None]) -> None:
@@ -225,20 +244,9 @@ class Receiver:
             channel.close()
 
 
-def worded(templates: messages.Templates, told: messages.Story, channel: str, locale: str) -> dict[str, str]:
-    """A story in a channel's words, as much of it as the channel takes."""
-    if channel == "slack":
-        return templates.render(told, channel, locale, fits=slack_channel.fits, escape=slack_channel.escape)
-    return templates.render(told, channel, locale)
-
-
 def _tell_channels(settings: ReceiverSettings) -> None:
     for name, missing in settings.missing.items():
         if missing:
             log.warning("channel is off", channel=name, not_set=", ".join(missing))
     for place, text in odd(settings):
         log.warning("setting is odd", setting=".".join(map(str, place)), problem=text)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:20]

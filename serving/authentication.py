@@ -64,6 +64,7 @@ class Authentication:
             return
         scheme, _, credential = Headers(scope=scope).get("authorization", "").partition(" ")
         if await self._accepts(scheme.lower(), credential.strip()):
+            scope.setdefault("state", {})["authenticated"] = True  # request.state, for a route that asks
             await self.app(scope, receive, send)
             return
         self._refused(scope["path"])
