@@ -13,11 +13,12 @@ from pathlib import Path
 
 import structlog
 
-from exporter import check
+from exporter import check, doctor
 from exporter.api import Cors
 from exporter.app import create_app
 from exporter.collector import Collector
 from exporter.databases import Shared
+from exporter.diagnosis import Level
 from exporter.metrics import process_families
 from exporter.settings import ExporterSettings
 from exporter.snapshot import Board, Snapshot
@@ -40,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if options.command == "check-config":
         return _check(options, settings)
+    if options.command == "doctor":
+        return _examine(options, settings)
     return _serve(options, settings)
 
 
@@ -72,6 +75,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     checking.add_argument(
         "--database", dest="check_database", action="store_true", help="also have the database explain every query"
     )
+    commands.add_parser("doctor", help="try every outside thing it depends on; exit 1 if one is at fault")
     return parser.parse_args(arguments)
 
 
@@ -94,6 +98,14 @@ def _check(options: argparse.Namespace, settings: ExporterSettings) -> int:
     if not problems:
         print(f"The settings are fine. Sources: {', '.join(plan.name for plan in sources)}.")
     return 1 if problems else 0
+
+
+def _examine(options: argparse.Namespace, settings: ExporterSettings) -> int:
+    good = True
+    for finding in doctor.examine(options, settings):
+        print(finding, flush=True)
+        good = good and finding.level is not Level.FAULT
+    return 0 if good else 1
 
 
 def _serve(options: argparse.Namespace, settings: ExporterSettings) -> int:

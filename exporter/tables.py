@@ -20,6 +20,7 @@ __all__ = [
     "Statement",
     "Table",
     "count",
+    "indexes",
     "label",
     "mean",
     "mean_seconds",
@@ -282,11 +283,12 @@ def prepare(
 
     names = [f"c{number}" for number in range(len(aggregates))]
     selected = ",\n  ".join(f"{sql} AS {name}" for sql, name in zip(aggregates, names, strict=True))
-    sql = f"SELECT {ROWS} AS part, status,\n  {selected}\nFROM {table.name}"
+    group = dialect.without_index("status")
+    sql = f"SELECT {ROWS} AS part, {group},\n  {selected}\nFROM {table.name}"
     wanted, parameters = _wanted(table, columns, [figure.window for figure in figures if figure.window])
     if wanted:
         sql += f"\nWHERE {wanted}"
-    sql += "\nGROUP BY status"
+    sql += f"\nGROUP BY {group}"
     if any(gauge.measure.latest for gauge in table.gauges):
         sql += f"\nUNION ALL\n{_latest(table, figures, names)}"
     used = {name: value for name, value in moments.items() if re.search(rf":{name}\b", sql)}
@@ -311,6 +313,12 @@ def _wanted(table: Table, columns: Columns, windows: Sequence[timedelta]) -> tup
     if known:
         terms.append(f"status IN ({', '.join(f':{name}' for name in parameters)})")
     return " OR ".join(terms) or "1 = 0", parameters
+
+
+def indexes(table: Table) -> tuple[str, ...]:
+    """The columns on which an index each spares it the rows that no gauge counts; () where all are counted."""
+    wanted, _ = _wanted(table, Columns(), [timedelta(hours=1)])
+    return tuple(column for column in ("created_at", "status") if f"{column} " in wanted)
 
 
 def _latest(table: Table, figures: Sequence[_Figure], names: Sequence[str]) -> str:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from exporter.sources.plan import Plan, Source, plans
+from exporter.sources.plan import Plan, Source, plans, tables
 
-__all__ = ["Plan", "Source", "plans"]
+__all__ = ["Plan", "Source", "plans", "tables"]

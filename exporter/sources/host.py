@@ -42,6 +42,11 @@ class HostSource:
         self._silent: frozenset[str] = frozenset()
         self._readings: deque[tuple[float, float, float]] = deque()  # when, busy and all processor seconds
 
+    @property
+    def silent(self) -> frozenset[str]:
+        """The mountpoints that did not answer at the last look."""
+        return self._silent
+
     def collect(self, now: datetime, timeout: float) -> tuple[Family, ...]:  # noqa: ARG002 - the host has but one present
         """Counters in seconds and bytes since boot, gauges in bytes and ratios; raises OSError without a procfs."""
         psutil.PROCFS_PATH = self._paths.procfs  # as psutil documents it for containers

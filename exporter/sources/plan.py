@@ -19,7 +19,7 @@ from exporter.sources.table import TableSource
 from exporter.sources.vehicles import VEHICLES
 from exporter.tables import Table
 
-__all__ = ["Plan", "Source", "plans"]
+__all__ = ["Plan", "Source", "plans", "tables"]
 
 
 class Source(Protocol):
@@ -49,6 +49,15 @@ class Plan:
     """All that `make` depends on."""
     make: Callable[[], Source] = field(compare=False)
     loads_database: bool = True
+
+
+def tables(settings: ExporterSettings) -> tuple[Table, Table, Table]:
+    """Orders, dispatches and vehicles: each has a source of its name."""
+    return (
+        orders(settings.orders_waiting_after),
+        dispatches(settings.dispatches_overdue_after, settings.timezone),
+        VEHICLES,
+    )
 
 
 def plans(settings: ExporterSettings, shared: Shared | None = None) -> tuple[Plan, ...]:
@@ -81,10 +90,11 @@ def plans(settings: ExporterSettings, shared: Shared | None = None) -> tuple[Pla
                 True,
             )
 
-        waiting, overdue, zone = settings.orders_waiting_after, settings.dispatches_overdue_after, settings.timezone
-        add_table(settings.sources.orders, orders(waiting), waiting)
-        add_table(settings.sources.dispatches, dispatches(overdue, zone), overdue, zone)
-        add_table(settings.sources.vehicles, VEHICLES)
+        order_table, dispatch_table, vehicle_table = tables(settings)
+        add_table(settings.sources.orders, order_table, settings.orders_waiting_after)
+        late = (settings.dispatches_overdue_after, settings.timezone)
+        add_table(settings.sources.dispatches, dispatch_table, *late)
+        add_table(settings.sources.vehicles, vehicle_table)
         shared.resize(CONNECTIONS - sum(plan.loads_database for plan in result))
 
         patience = settings.default_timeout.total_seconds()
