@@ -78,11 +78,14 @@ VEHICLES: Figures = {
 
 def found(name: str, figures: Figures) -> SourceState:
     """A source that has just been looked at with success, and is fresh until second 175."""
-    families = tuple(
-        Family(family, "", samples=samples if isinstance(samples, Mapping) else {(): samples})
-        for family, samples in figures.items()
+    families = []
+    for family, samples in figures.items():
+        by: Samples = samples if isinstance(samples, Mapping) else {(): samples}
+        labels = tuple(f"label{number}" for number in range(len(next(iter(by), ()))))
+        families.append(Family(family, "", labels, by))
+    return SourceState(
+        name, 15, 5, tuple(families), succeeded_at=MOMENT, fresh_until=175.0, looked_at=MOMENT, duration=0.1
     )
-    return SourceState(name, 15, 5, families, succeeded_at=MOMENT, fresh_until=175.0, looked_at=MOMENT, duration=0.1)
 
 
 def failing(state: SourceState, error: str = "connection refused", hint: str = "") -> SourceState:
