@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from datetime import timedelta
 
 from receiver import messages, report
-from receiver.channels import Channel, Message
+from receiver.channels import Message
 from receiver.channels import slack as slack_channel
 from receiver.channels.email import Email
 from receiver.channels.slack import Slack
 from receiver.channels.sms import Sms
 from receiver.delivery import Carrier
+from receiver.digest import Gathering
 from receiver.outbox import Claim
 from receiver.settings import ReceiverSettings
 
@@ -23,14 +23,15 @@ CHANNELS = ("email", "slack", "sms")
 
 def carriers(settings: ReceiverSettings, words: Callable[[Claim], Message]) -> dict[str, Carrier]:
     """Of the channels that can send, whether they have recipients of their own or not: a program may name some."""
-
-    def carrier(open_channel: Callable[[], Channel], workers: int, pause: timedelta = timedelta(0)) -> Carrier:
-        return Carrier(open_channel, words, workers, pause)
-
+    by_rate = Gathering(settings.storm.rate)
+    # Aligo can be asked for a message in doubt, by its words: so those stay as they are.
+    by_ceiling = Gathering(settings.sms.rate, unanswered=False)
     found = {
-        "email": carrier(lambda: Email(settings.email), settings.email.workers),
-        "slack": carrier(lambda: Slack(settings.slack), settings.slack.workers, settings.slack.pause),
-        "sms": carrier(lambda: Sms(settings.sms), settings.sms.workers),
+        "email": Carrier(lambda: Email(settings.email), words, settings.email.workers, gathering=by_rate),
+        "slack": Carrier(
+            lambda: Slack(settings.slack), words, settings.slack.workers, settings.slack.pause, gathering=by_rate
+        ),
+        "sms": Carrier(lambda: Sms(settings.sms), words, settings.sms.workers, gathering=by_ceiling),
     }
     return {name: carrier for name, carrier in found.items() if not settings.unable[name]}
 
@@ -38,17 +39,18 @@ def carriers(settings: ReceiverSettings, words: Callable[[Claim], Message]) -> d
 def render(claim: Claim, settings: ReceiverSettings, templates: messages.Templates) -> Message:
     """A claim's message in its channel's words."""
     zone = settings.group_zone(claim.audience)
+    held = claim.merged > 0 and claim.held_until is not None
     told = messages.story(
         claim.notification,
         locale=claim.locale,
         zone=zone,
-        digest="held" if claim.merged else "",
+        digest="held" if held else "gathered" if claim.groups > 1 else "",
         instead_of=claim.instead_of,
     )
     parts = report.mail(claim.notification, claim.locale, zone) if claim.channel == "email" else None
     return Message(
         id=f"coldchain.{_digest(str(claim.created_at))}.{claim.id}",
-        thread=f"coldchain.{claim.thread}",
+        thread=f"coldchain.{claim.thread if claim.groups == 1 else _digest(claim.audience)}",
         severity=told.severity,
         firing=told.firing,
         parts=parts or worded(templates, told, claim.channel, claim.locale),

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from receiver.channels import Channel, DeliveryError, Doubt, Message, Outcome
+from receiver.digest import BY_GROUP, Gathering
 from receiver.notification import masked
 from receiver.outbox import Claim, Outbox, Settlement
 from receiver.store import StoreUnavailableError
@@ -123,6 +124,8 @@ class Carrier:
     workers: int = 1
     pause: timedelta = timedelta(0)
     """Between two messages to the same recipient."""
+    gathering: Gathering = BY_GROUP
+    """When several become one message."""
 
 
 class Observer:
@@ -236,7 +239,14 @@ class Workers:
         pace = self._paces[name]
         with pace.lock:
             now = self._clock()
-            claims = self._outbox.claim(name, now=now, limit=1, busy_lanes=pace.busy(now), only=self._only)
+            claims = self._outbox.claim(
+                name,
+                now=now,
+                limit=1,
+                busy_lanes=pace.busy(now),
+                only=self._only,
+                gathering=self._carriers[name].gathering,
+            )
             for claim in claims:
                 pace.used(claim.lane, now)
         return claims[0] if claims else None

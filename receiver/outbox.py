@@ -28,7 +28,9 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from receiver import alertmanager
+from receiver.digest import BY_GROUP, Gathering
 from receiver.fallback import Stranded
+from receiver.gathering import CRITICAL, admit, same_readers
 from receiver.notification import HEARTBEAT, SEVERITIES, Alert, Notification, Severity
 from receiver.routing import Earlier, Identity, PlannedDelivery, Quiet, Receipt, identity
 from receiver.store import Store
@@ -41,6 +43,7 @@ __all__ = [
     "DeliveryRecord",
     "Filter",
     "HandedOver",
+    "Heard",
     "KeyReusedError",
     "NotificationRecord",
     "Outbox",
@@ -153,6 +156,8 @@ class Claim:
     """How many of them just now."""
     held_until: datetime | None = None
     """The end of the quiet time that it waited for, if it did."""
+    groups: int = 1
+    """How many groups it tells of."""
     instead_of: str | None = None
     """The channel that did not get it through, where this one tells it for that reason."""
 
@@ -231,6 +236,14 @@ class NotificationRecord:
     title: str
     deliveries: tuple[DeliveryRecord, ...]
     notification: Notification | None = None
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A firing alert, as the last notification that named it told it, and when that came."""
+
+    alert: Alert
+    at: datetime
 
 
 @dataclass(frozen=True)
@@ -349,6 +362,36 @@ class Outbox:
             return None
         return replace(_notification_record(row, ()), notification=alertmanager.parse(row.payload.encode()))
 
+    def heard(self, *, since: datetime) -> list[Heard]:
+        """The alerts whose last word, of those that came since then, was that they fire."""
+        last = (
+            select(alerts.c.fingerprint, func.max(alerts.c.notification_id).label("id"))
+            .join(notifications, notifications.c.id == alerts.c.notification_id)
+            .where(notifications.c.received_at >= since)
+            .group_by(alerts.c.fingerprint)
+            .subquery()
+        )
+        statement = select(alerts.c.notification_id, alerts.c.position).join(
+            last, and_(alerts.c.fingerprint == last.c.fingerprint, alerts.c.notification_id == last.c.id)
+        )
+
+        def work(connection: Connection) -> list[Heard]:
+            positions: defaultdict[int, list[int]] = defaultdict(list)
+            for notification_id, position in connection.execute(statement.where(alerts.c.firing)):
+                positions[notification_id].append(position)
+            told = connection.execute(
+                select(notifications.c.id, notifications.c.received_at, notifications.c.payload).where(
+                    notifications.c.id.in_(sorted(positions)[-_AT_ONCE:])
+                )
+            )
+            found = []
+            for row in told:
+                whole = alertmanager.parse(row.payload.encode()).alerts
+                found += [Heard(whole[position], row.received_at) for position in positions[row.id]]
+            return found
+
+        return self._store.read(work)
+
     # Delivering
 
     def claim(
@@ -359,11 +402,13 @@ class Outbox:
         limit: int,
         busy_lanes: Iterable[str] = (),
         only: int | None = None,
+        gathering: Gathering = BY_GROUP,
     ) -> list[Claim]:
         """Takes on up to `limit` deliveries that are due, the most urgent and then the oldest first.
 
         Messages of one group to the same recipients keep their order: the end of an alert never arrives before it.
-        `only` is the one notification to look at.
+        What waits of one group becomes one message, and after failures or above the rate what waits for the same
+        readers does. `only` is the one notification to look at.
         """
         due = select(deliveries.c.id).where(
             deliveries.c.channel == channel,
@@ -402,7 +447,7 @@ class Outbox:
             .returning(*deliveries.c)
         )
 
-        return _claims(self._store.write(lambda connection: _take(connection, statement, now)))
+        return _claims(self._store.write(lambda connection: _take(connection, statement, gathering, now)))
 
     def next_due(self, channel: str) -> datetime | None:
         """When the channel's next delivery is due or its lease ends; None where nothing waits."""
@@ -905,7 +950,10 @@ def _held_by(owner: str) -> ColumnElement[bool]:
 
 
 def _comes_after_another() -> ColumnElement[bool]:
-    """Whether an earlier message of the same group to the same recipients reached none of them yet, and still may."""
+    """Whether an earlier message of the same group to the same recipients reached none of them yet, and still may.
+
+    A critical one waits for no lesser one, but takes it along.
+    """
     earlier = deliveries.alias("earlier")
     has_it = exists().where(recipients.c.delivery_id == earlier.c.id, recipients.c.state == "delivered")
     return exists().where(
@@ -915,6 +963,7 @@ def _comes_after_another() -> ColumnElement[bool]:
         earlier.c.lane == deliveries.c.lane,
         earlier.c.id < deliveries.c.id,
         earlier.c.state.in_(("pending", "retrying")),
+        or_(deliveries.c.urgency < CRITICAL, earlier.c.urgency >= deliveries.c.urgency),
         ~has_it,
     )
 
@@ -992,11 +1041,19 @@ class _Taken:
     """Delivery of which nobody knows whether the peer took it → what the peer calls those that it took since."""
 
 
-def _take(connection: Connection, statement: Any, now: datetime) -> _Taken:
-    """Runs the statement that claims, gathers what was held for the same readers, and reads all that is to be told."""
-    rows = connection.execute(statement).all()
+def _take(connection: Connection, statement: Any, gathering: Gathering, now: datetime) -> _Taken:
+    """Runs the statement that claims, gathers what goes to the same readers, and reads all that is to be told."""
+    newly_merged: dict[int, int] = {}
+    rows: list[AnyRow] = []
+    for claimed in connection.execute(statement).all():
+        row = claimed
+        count = _gather(connection, row, now) if row.state == "held" else admit(connection, row, gathering, now)
+        if count:
+            row = connection.execute(select(deliveries).where(deliveries.c.id == row.id)).one()
+        if count is not None:
+            newly_merged[row.id] = count
+            rows.append(row)
     ids = [row.id for row in rows]
-    newly_merged = {row.id: _gather(connection, row, now) for row in rows if row.state == "held"}
     of_recipients = connection.execute(
         select(recipients)
         .where(recipients.c.delivery_id.in_(ids))
@@ -1008,22 +1065,22 @@ def _take(connection: Connection, statement: Any, now: datetime) -> _Taken:
         .where(or_(deliveries.c.id.in_(ids), deliveries.c.merged_into.in_(ids)))
         .order_by(notifications.c.id, deliveries.c.id)
     ).all()
-    origins = {row.fallback_for: row.id for row in rows if row.fallback_for is not None}
-    failed = (
-        connection.execute(
-            select(deliveries.c.id, deliveries.c.channel).where(deliveries.c.id.in_(list(origins)))
-        ).all()
-        if origins
-        else []
-    )
+    origins = {row.fallback_for for row in rows if row.fallback_for is not None}
+    channels = _channels(connection, origins) if origins else {}
+    instead_of = {row.id: channels[row.fallback_for] for row in rows if row.fallback_for in channels}
     return _Taken(
         rows,
         of_recipients,
         told,
         newly_merged,
-        {origins[one.id]: one.channel for one in failed},
+        instead_of,
         {row.id: _others(connection, row) for row in rows if row.unanswered_since is not None},
     )
+
+
+def _channels(connection: Connection, ids: Iterable[int]) -> dict[int, str]:
+    found = connection.execute(select(deliveries.c.id, deliveries.c.channel).where(deliveries.c.id.in_(list(ids))))
+    return {row.id: row.channel for row in found}
 
 
 def _others(connection: Connection, row: AnyRow) -> frozenset[str]:
@@ -1054,14 +1111,7 @@ def _gather(connection: Connection, first: AnyRow, now: datetime) -> int:
             deliveries.c.next_attempt_at <= now,
         )
     ).scalars()
-    addresses: defaultdict[int, list[str]] = defaultdict(list)
-    for row in connection.execute(
-        select(recipients.c.delivery_id, recipients.c.address)
-        .where(recipients.c.delivery_id.in_([first.id, *others]))
-        .order_by(recipients.c.delivery_id, recipients.c.position)
-    ):
-        addresses[row.delivery_id].append(row.address)
-    same = [one for one, some in addresses.items() if one != first.id and some == addresses[first.id]]
+    same = same_readers(connection, first.id, others)
     merged = connection.execute(
         update(deliveries)
         .where(deliveries.c.id.in_(same), deliveries.c.state == "held")
@@ -1098,6 +1148,7 @@ def _claims(taken: _Taken) -> list[Claim]:
             notification=together(parts[row.id]),
             merged=len(parts[row.id]) - 1,
             newly_merged=taken.newly_merged.get(row.id, 0),
+            groups=len({part.group_key for part in parts[row.id]}),
             others=taken.others.get(row.id, frozenset()),
             held_until=row.held_until,
             instead_of=taken.instead_of.get(row.id),

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_va
 from receiver import fallback, schedules
 from receiver.audiences import AudienceSettings
 from receiver.channels.email import Addresses
+from receiver.digest import Rate
 from receiver.store import read_url
 from serving import settings as serving
 from serving.settings import CommaSeparated, Duration, Env
@@ -95,6 +96,19 @@ class RetrySettings(serving.Settings):
     give_up_after: PositiveDuration = timedelta(hours=24)
 
 
+class StormSettings(serving.Settings):
+    """More than `messages` within `within` to the same recipients, and the rest waits for a digest."""
+
+    messages: Annotated[int, Field(ge=0, le=1000)] = 20
+    """0: as many single messages as there are."""
+    within: PositiveDuration = timedelta(minutes=1)
+    digest_every: PositiveDuration = timedelta(minutes=1)
+
+    @property
+    def rate(self) -> Rate | None:
+        return Rate(self.messages, self.within, self.digest_every) if self.messages else None
+
+
 class FallbackSettings(serving.Settings):
     """For each channel the one that tells what it does not get through: after it has failed, or for too long."""
 
@@ -174,6 +188,7 @@ class ReceiverSettings(AudienceSettings):
     retention: PositiveDuration = timedelta(days=90)
     retry: RetrySettings = RetrySettings()
     fallback: FallbackSettings = FallbackSettings()
+    storm: StormSettings = StormSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
     notify: NotifySettings = NotifySettings()
     report: ReportSettings = ReportSettings()

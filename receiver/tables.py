@@ -26,6 +26,7 @@ __all__ = [
     "alerts",
     "deliveries",
     "heartbeats",
+    "lanes",
     "metadata",
     "notifications",
     "recipients",
@@ -162,6 +163,18 @@ requests = Table(  # what makes a program's request one that was made before: Id
     Column("key", String(64), primary_key=True),
     Column("digest", String(64), nullable=False),
     Column("notification_id", Id, ForeignKey(notifications.c.id, ondelete="CASCADE"), index=True),
+    sqlite_with_rowid=False,
+)
+
+lanes = Table(  # what the same readers were told of late: digest.Lane
+    "lanes",
+    metadata,
+    Column("channel", String(32), primary_key=True),
+    Column("audience", String(64), primary_key=True),
+    Column("lane", String(64), primary_key=True),
+    Column("critical", Boolean, primary_key=True),
+    Column("told", Text, nullable=False),  # a JSON list of times
+    Column("digest_at", Instant),
     sqlite_with_rowid=False,
 )
 

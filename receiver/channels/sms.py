@@ -16,6 +16,7 @@ import requests
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from receiver.channels import DeliveryError, Doubt, Message, Outcome, http
+from receiver.digest import Rate
 from serving.settings import CommaSeparated, Duration, Env, Settings
 
 __all__ = ["Balance", "Numbers", "Sms", "SmsSettings", "byte_length", "normalised", "sendable"]
@@ -48,6 +49,7 @@ _REPLACEMENTS = str.maketrans(
 # There is no complete list: any other negative code may pass.
 _PERMANENT = frozenset({-101, -102, -103, -201})
 _SEOUL = ZoneInfo("Asia/Seoul")  # Aligo's clock
+_HOUR = timedelta(hours=1)
 _CLOCKS_DIFFER = timedelta(minutes=2)
 _PAGE_SIZE = 500
 _NOT_SENT = re.compile("실패|오류|거부|불가|에러")
@@ -98,6 +100,9 @@ class SmsSettings(Settings):
     base_url: Annotated[str, Env("ALIGO_BASE_URL"), AfterValidator(_base)] = "https://apis.aligo.in"
     test_mode: Annotated[bool, Env("ALIGO_TESTMODE")] = False
     send_resolved: bool = True
+    ceiling: Annotated[int, Field(ge=0, le=1000)] = 30
+    """Single messages an hour to the same numbers; 0: as many as there are."""
+    digest_every: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(minutes=5)
     timeout: Duration = timedelta(seconds=10)
     workers: Annotated[int, Field(ge=1, le=32)] = 1
 
@@ -108,6 +113,11 @@ class SmsSettings(Settings):
         if lacking and len(lacking) < len(given):
             raise ValueError(f"{' and '.join(lacking)} missing: {', '.join(given)} go together")
         return self
+
+    @property
+    def rate(self) -> Rate | None:
+        """What the ceiling comes to."""
+        return Rate(self.ceiling, _HOUR, self.digest_every) if self.ceiling else None
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ def our_receiver(folder: Path, channel: str, client: Client, smtp: str) -> Itera
     for file in folder.glob("receiver.db*"):
         file.unlink()
     (folder / "receiver.yaml").write_text(
-        yaml.safe_dump({"slack": {"pause": "0s", "workers": 8}, "email": {"workers": 8}})
+        yaml.safe_dump({"slack": {"pause": "0s", "workers": 8}, "email": {"workers": 8}, "storm": {"messages": 0}})
     )
     host, _, smtp_port = smtp.partition(":")
     environ = {

@@ -188,8 +188,8 @@ def test_most_urgent_goes_first_then_the_oldest(outbox: Outbox) -> None:
 
 def test_group_keeps_its_order(outbox: Outbox) -> None:
     add(outbox, notification(alert(severity="info")))
-    add(outbox, notification(alert(severity="info", resolved_after=MINUTE)), at=MINUTE)
     (first,) = claim(outbox, "slack", at=MINUTE)
+    add(outbox, notification(alert(severity="info", resolved_after=MINUTE)), at=MINUTE)
     assert claim(outbox, "slack", at=MINUTE) == []
     finish(outbox, first)
     (second,) = claim(outbox, "slack", at=MINUTE)
@@ -198,9 +198,9 @@ def test_group_keeps_its_order(outbox: Outbox) -> None:
 
 def test_mailbox_that_is_full_does_not_hold_up_the_group(outbox: Outbox) -> None:
     add(outbox, notification(alert(severity="warning")))
-    add(outbox, notification(alert(severity="warning", resolved_after=MINUTE)), at=MINUTE)
     recipients = {0: ("delivered", None), 1: ("waiting", "452")}
     outbox.finish(claim(outbox)[0], Settlement("retrying", recipients, next_attempt_at=NOW + DAY), now=NOW)
+    add(outbox, notification(alert(severity="warning", resolved_after=MINUTE)), at=MINUTE)
     assert [one.notification_id for one in claim(outbox, at=MINUTE)] == [2]
 
 

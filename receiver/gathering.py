@@ -1,0 +1,201 @@
+"""The outbox's statements for messages that go together: what waits for the same readers becomes one delivery."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, TypeAlias
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, literal_column, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from receiver import digest
+from receiver.digest import Gathering, Lane
+from receiver.notification import SEVERITIES
+from receiver.tables import OPEN_STATES, deliveries, lanes, recipients
+
+__all__ = ["CRITICAL", "admit", "same_readers"]
+
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+
+CRITICAL = SEVERITIES.index("critical")
+
+_BACKLOG = timedelta(minutes=1)  # what has waited for longer goes along with what is tried again
+_AT_ONCE = 1_000  # deliveries in one message; what is beyond it makes another
+# As the partial indexes have it: SQLite takes one only where the query repeats its words.
+_OPEN = deliveries.c.state.in_([literal_column(f"'{state}'") for state in OPEN_STATES])
+
+
+class _Along(Enum):
+    """What goes along with a message."""
+
+    GROUP = "what waits of the same group"
+    BACKLOG = "what has been tried in vain, or has waited for long"
+    ALL = "everything"
+
+
+def admit(connection: Connection, row: AnyRow, gathering: Gathering, now: datetime) -> int | None:
+    """Merges into a delivery just claimed what goes with it, and says how many; None: it is put off to a digest."""
+    if _has_reached_some(connection, row.id):
+        return 0
+    along = _Along.BACKLOG if row.attempts or row.unanswered_since is not None else _Along.GROUP
+    lane = None
+    if gathering.rate is not None and along is _Along.GROUP:
+        lane = _lane(connection, row)
+        turn = digest.turn(lane, gathering.rate, now)
+        lane = turn.lane
+        if turn.wait_until is not None:
+            _put_off(connection, row, turn.wait_until)
+            _keep(connection, row, lane)
+            return None
+        along = _Along.ALL if turn.gather else along
+    count = 0
+    if gathering.unanswered or row.unanswered_since is None:
+        count = _merge(connection, row, _others(connection, row, along, gathering, now), now)
+    if lane is not None and gathering.rate is not None:
+        _keep(connection, row, digest.note(lane, count, gathering.rate, now))
+    return count
+
+
+def same_readers(connection: Connection, first: int, others: Iterable[int]) -> list[int]:
+    """Those of the others that go to exactly the addresses of the first."""
+    addresses: defaultdict[int, list[str]] = defaultdict(list)
+    for row in connection.execute(
+        select(recipients.c.delivery_id, recipients.c.address)
+        .where(recipients.c.delivery_id.in_([first, *others]))
+        .order_by(recipients.c.delivery_id, recipients.c.position)
+    ):
+        addresses[row.delivery_id].append(row.address)
+    return [one for one, some in addresses.items() if one != first and some == addresses[first]]
+
+
+def _has_reached_some(connection: Connection, delivery_id: int) -> bool:
+    reached = exists().where(recipients.c.delivery_id == delivery_id, recipients.c.state == "delivered")
+    return bool(connection.execute(select(reached)).scalar())
+
+
+def _same_lane(row: AnyRow) -> ColumnElement[bool]:
+    return and_(
+        deliveries.c.channel == row.channel,
+        deliveries.c.audience == row.audience,
+        deliveries.c.lane == row.lane,
+    )
+
+
+def _same_class(row: AnyRow) -> ColumnElement[bool]:
+    """The critical ones are told apart from the rest, so that no storm of those holds them back."""
+    return deliveries.c.urgency >= CRITICAL if row.urgency >= CRITICAL else deliveries.c.urgency < CRITICAL
+
+
+def _others(connection: Connection, row: AnyRow, along: _Along, gathering: Gathering, now: datetime) -> list[int]:
+    same_group = deliveries.c.thread == row.thread
+    since = func.coalesce(deliveries.c.held_until, deliveries.c.created_at, type_=deliveries.c.created_at.type)
+    stuck = or_(deliveries.c.attempts > 0, since <= now - _BACKLOG)
+    wanted = {
+        _Along.GROUP: same_group,
+        _Along.BACKLOG: or_(same_group, and_(_same_class(row), stuck)),
+        _Along.ALL: or_(same_group, _same_class(row)),
+    }[along]
+    earlier = deliveries.alias("in_flight")
+    follows = exists().where(  # its beginning is being told at this moment
+        earlier.c.thread == deliveries.c.thread,
+        earlier.c.channel == deliveries.c.channel,
+        earlier.c.audience == deliveries.c.audience,
+        earlier.c.lane == deliveries.c.lane,
+        earlier.c.id < deliveries.c.id,
+        earlier.c.id != row.id,
+        earlier.c.state.in_(OPEN_STATES),
+        earlier.c.lease_owner.is_not(None),
+    )
+    reached = exists().where(recipients.c.delivery_id == deliveries.c.id, recipients.c.state == "delivered")
+    found = (
+        connection.execute(
+            select(deliveries.c.id)
+            .where(
+                _OPEN,
+                deliveries.c.state != "held",
+                _same_lane(row),
+                deliveries.c.locale == row.locale,
+                deliveries.c.id != row.id,
+                deliveries.c.lease_owner.is_(None),
+                *([] if gathering.unanswered else [deliveries.c.unanswered_since.is_(None)]),
+                wanted,
+                ~follows,
+                ~reached,
+            )
+            .order_by(deliveries.c.id)
+            .limit(_AT_ONCE)
+            .with_for_update(skip_locked=True)
+        )
+        .scalars()
+        .all()
+    )
+    return same_readers(connection, row.id, found) if found else []
+
+
+def _merge(connection: Connection, row: AnyRow, ids: list[int], now: datetime) -> int:
+    if not ids:
+        return 0
+    last = select(func.max(deliveries.c.give_up_at)).where(deliveries.c.id.in_([row.id, *ids])).scalar_subquery()
+    connection.execute(update(deliveries).where(deliveries.c.id == row.id).values(give_up_at=last))
+    # what they had gathered themselves comes with them
+    connection.execute(update(deliveries).where(deliveries.c.merged_into.in_(ids)).values(merged_into=row.id))
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id.in_(ids))
+        .values(state="merged", merged_into=row.id, settled_at=now, unanswered_since=None)
+    )
+    return len(ids)
+
+
+def _put_off(connection: Connection, row: AnyRow, until: datetime) -> None:
+    """The delivery, and with it all that would have its turn only to be put off as well."""
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id == row.id)
+        .values(next_attempt_at=until, lease_owner=None, lease_until=None, claimed_at=None)
+    )
+    waiting = select(deliveries.c.id).where(
+        _OPEN,
+        deliveries.c.state == "pending",
+        _same_lane(row),
+        _same_class(row),
+        deliveries.c.attempts == 0,
+        deliveries.c.lease_owner.is_(None),
+        deliveries.c.next_attempt_at < until,
+    )
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id.in_(waiting.with_for_update(skip_locked=True)))
+        .values(next_attempt_at=until)
+    )
+
+
+def _key(row: AnyRow) -> dict[str, Any]:
+    return {
+        "channel": row.channel,
+        "audience": row.audience,
+        "lane": row.lane,
+        "critical": row.urgency >= CRITICAL,
+    }
+
+
+def _lane(connection: Connection, row: AnyRow) -> Lane:
+    """Locked, so that of two receivers one counts after the other."""
+    insert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
+    connection.execute(insert(lanes).values(**_key(row), told="[]").on_conflict_do_nothing())
+    found = connection.execute(select(lanes).where(_is_lane(row)).with_for_update()).one()
+    return Lane(tuple(datetime.fromisoformat(time) for time in json.loads(found.told)), found.digest_at)
+
+
+def _keep(connection: Connection, row: AnyRow, lane: Lane) -> None:
+    told = json.dumps([time.isoformat() for time in lane.told])
+    connection.execute(update(lanes).where(_is_lane(row)).values(told=told, digest_at=lane.digest_at))
+
+
+def _is_lane(row: AnyRow) -> ColumnElement[bool]:
+    return and_(*(lanes.c[name] == value for name, value in _key(row).items()))
