@@ -92,7 +92,9 @@ def _load(options: argparse.Namespace) -> ExporterSettings:
 def _check(options: argparse.Namespace, settings: ExporterSettings) -> int:
     sources = plans(settings)
     problems = list(check.offline(options, settings))
-    if options.check_database:
+    if options.check_database and settings.database_url is None:
+        problems.append("--database: DATABASE_URL is not set")
+    elif options.check_database:
         problems += check.with_database(sources, datetime.now(UTC))
     command.report(ConfigError(problems))
     if not problems:

@@ -477,3 +477,8 @@ def test_check_config_tells_that_queries_have_no_database(tmp_path: Path) -> Non
     (tmp_path / "exporter.yaml").write_text(QUERY)
     problem = "queries: there is no database to ask: set DATABASE_URL, or leave them out"
     assert ends_with(tmp_path, "--config.file=exporter.yaml", "check-config") == (1, "", f"error: {problem}\n")
+
+
+def test_check_config_cannot_ask_a_database_that_is_not_named(tmp_path: Path) -> None:
+    found = ends_with(tmp_path, "check-config", "--database")
+    assert found == (1, "", "error: --database: DATABASE_URL is not set\n")

@@ -17,7 +17,7 @@ import sqlalchemy
 from sqlalchemy.dialects.postgresql import psycopg as postgresql_dialect
 
 from exporter import sql
-from exporter.databases import DatabaseError
+from exporter.databases import DatabaseError, Shared, parse_url
 from exporter.naming import OWN_PREFIXES, gauge_problem
 from exporter.settings import ExporterSettings, QuerySettings
 from exporter.sources import Source, plans
@@ -502,6 +502,25 @@ def test_queries_share_one_connection_and_say_so_when_it_is_not_free(tmp_path: P
         )
         until(lambda: sum(exporter.up().values()) == 7, "all are up, the slow one at its own pace")
         assert (exporter.value('coldchain_source_interval_seconds{source="slow"}') or 0) >= 90
+
+
+def test_a_shared_connection_that_nobody_needs_within_a_minute_is_closed(postgresql: PostgreSQL) -> None:
+    shared, url = Shared(), parse_url(postgresql.url)
+    often, seldom = shared.reader(url, 5), shared.reader(url, 5)
+
+    def sessions() -> int:
+        rows = postgresql.execute("SELECT 1 FROM pg_stat_activity WHERE usename = 'coldchain_exporter'")
+        return len(rows)
+
+    until(lambda: sessions() == 0, "those of other tests are gone")
+    for reader in (often, seldom):
+        assert reader.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar(), 5) == 1
+    assert sessions() == 1
+    often.rest(50)
+    seldom.rest(3600)
+    assert sessions() == 1
+    often.close()
+    until(lambda: sessions() == 0, "it is closed")
 
 
 def test_a_frozen_server_is_waited_for_by_one_query(tmp_path: Path, postgresql: PostgreSQL) -> None:
