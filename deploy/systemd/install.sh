@@ -40,7 +40,7 @@ die() { echo "error: $*" >&2; exit 1; }
 run() { if $dry; then printf 'would run:'; printf ' %q' "$@"; echo; else "$@"; fi; }
 
 [[ -n $root || $(id -u) -eq 0 ]] || $dry || die "run it as root, or try it with --root DIR"
-[[ -n $root ]] || command -v systemctl >/dev/null || $dry || die "no systemd here: see deploy/README.md for containers"
+[[ -n $root ]] || command -v systemctl >/dev/null || $dry || die "no systemd here: see deploy/compose.md for containers"
 
 # Users and their groups. The files below belong to them.
 if [[ -z $root ]]; then

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.deployments.engine import Engine, base_image, running_engine, stand_in
 from tests.deployments.gateway import DEPLOY
 
 SOURCE = DEPLOY.parent
@@ -46,3 +50,23 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def offline(wheels: Path) -> dict[str, str]:
     """The environment in which pip knows that folder alone."""
     return {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": os.devnull}
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """A container engine of the tests' own; skipped, with the reason, where none can be started."""
+    folder = Path(tempfile.mkdtemp(prefix="coldchain-"))  # short enough for a socket's path
+    folder.chmod(0o755)  # a container's user reads some of it
+    try:
+        with running_engine(folder) as running:
+            yield running
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def python_image(engine: Engine, request: pytest.FixtureRequest) -> str:
+    """The distribution with Python and every locked package at hand."""
+    wheels: Path = request.getfixturevalue("wheels")  # not before there is an engine
+    base_image(engine, engine.folder / "base.tar")
+    return stand_in(engine, "python", {"wheels": wheels})

@@ -12,6 +12,7 @@ import pytest
 from exporter.settings import ExporterSettings
 from receiver.settings import ReceiverSettings
 from serving.settings import environment_names
+from tests.deployments.engine import checkout
 from tests.deployments.gateway import DEPLOY
 from tests.programs import program
 
@@ -79,10 +80,16 @@ def test_the_example_environment_names_settings_that_exist(
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, offline: dict[str, str]) -> Path:
+def installer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """install.sh of a checkout that nobody edits meanwhile."""
+    return str(checkout(tmp_path_factory.mktemp("source") / "checkout") / "deploy/systemd/install.sh")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, installer: str, offline: dict[str, str]) -> Path:
     """A tree into which everything was installed."""
     folder = tmp_path_factory.mktemp("root")
-    subprocess.run([str(SYSTEMD / "install.sh"), "--root", str(folder)], env=offline, check=True, capture_output=True)
+    subprocess.run([installer, "--root", str(folder)], env=offline, check=True, capture_output=True)
     return folder
 
 
@@ -121,10 +128,10 @@ def test_secrets_and_settings_are_for_root_and_the_service_alone(root: Path, nam
 
 
 def test_the_units_and_all_that_they_need_are_valid(root: Path) -> None:
-    # beside what was installed: the system's own units, and the program that reloads
+    # beside what was installed: the system's own units, and the shell that reloads
     shutil.copytree("/usr/lib/systemd/system", root / "usr/lib/systemd/system", symlinks=True, dirs_exist_ok=True)
     (root / "bin").mkdir(exist_ok=True)
-    shutil.copy("/bin/kill", root / "bin")
+    shutil.copy("/bin/sh", root / "bin")
     command = [program("systemd-analyze"), "verify", "--recursive-errors=yes", "--man=no", f"--root={root}"]
     done = subprocess.run(
         [*command, "coldchain-exporter.service", "coldchain-receiver.service"],
@@ -142,12 +149,14 @@ def test_the_units_and_all_that_they_need_are_valid(root: Path) -> None:
     assert "ProtectHomes" in wrong.stderr
 
 
-def test_installing_again_changes_nothing_and_keeps_what_was_edited(root: Path, offline: dict[str, str]) -> None:
+def test_installing_again_changes_nothing_and_keeps_what_was_edited(
+    root: Path, installer: str, offline: dict[str, str]
+) -> None:
     edited = root / "etc/coldchain-monitor/exporter.env"
     edited.write_text("DATABASE_URL=postgresql://edited\n")
     before = listing(root / "etc")
     link = (root / CURRENT).readlink()
-    subprocess.run([str(SYSTEMD / "install.sh"), "--root", str(root)], env=offline, check=True, capture_output=True)
+    subprocess.run([installer, "--root", str(root)], env=offline, check=True, capture_output=True)
     assert listing(root / "etc") == before
     assert (root / CURRENT).readlink() == link
     assert edited.read_text() == "DATABASE_URL=postgresql://edited\n"
@@ -168,7 +177,8 @@ def test_a_wrong_flag_is_refused_before_anything_is_done() -> None:
 
 
 def test_uninstalling_keeps_settings_and_store_until_they_are_to_go_too(root: Path, tmp_path: Path) -> None:
-    root = shutil.copytree(root, tmp_path / "root", symlinks=True)
+    subprocess.run(["cp", "-al", str(root), str(tmp_path)], check=True)  # as links: what is removed here stays there
+    root = tmp_path / root.name
     store = root / "var/lib/coldchain-receiver/receiver.db"
     store.parent.mkdir(parents=True)
     store.write_text("what is still to be delivered")
