@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    and_,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -94,23 +106,17 @@ def _same_class(row: AnyRow) -> ColumnElement[bool]:
 def _others(connection: Connection, row: AnyRow, along: _Along, gathering: Gathering, now: datetime) -> list[int]:
     same_group = deliveries.c.thread == row.thread
     since = func.coalesce(deliveries.c.held_until, deliveries.c.created_at, type_=deliveries.c.created_at.type)
-    stuck = or_(deliveries.c.attempts > 0, since <= now - _BACKLOG)
+    stuck = or_(
+        deliveries.c.attempts > 0,
+        since <= now - _BACKLOG,
+        _follows_one("stuck", row, lambda earlier: earlier.c.attempts > 0),  # its end goes with its beginning
+    )
     wanted = {
         _Along.GROUP: same_group,
         _Along.BACKLOG: or_(same_group, and_(_same_class(row), stuck)),
         _Along.ALL: or_(same_group, _same_class(row)),
     }[along]
-    earlier = deliveries.alias("in_flight")
-    follows = exists().where(  # its beginning is being told at this moment
-        earlier.c.thread == deliveries.c.thread,
-        earlier.c.channel == deliveries.c.channel,
-        earlier.c.audience == deliveries.c.audience,
-        earlier.c.lane == deliveries.c.lane,
-        earlier.c.id < deliveries.c.id,
-        earlier.c.id != row.id,
-        earlier.c.state.in_(OPEN_STATES),
-        earlier.c.lease_owner.is_not(None),
-    )
+    follows = _follows_one("in_flight", row, lambda earlier: earlier.c.lease_owner.is_not(None))
     reached = exists().where(recipients.c.delivery_id == deliveries.c.id, recipients.c.state == "delivered")
     found = (
         connection.execute(
@@ -135,6 +141,21 @@ def _others(connection: Connection, row: AnyRow, along: _Along, gathering: Gathe
         .all()
     )
     return same_readers(connection, row.id, found) if found else []
+
+
+def _follows_one(name: str, row: AnyRow, which: Callable[[FromClause], ColumnElement[bool]]) -> ColumnElement[bool]:
+    """Whether an earlier one of its group, other than `row`, is open and such."""
+    earlier = deliveries.alias(name)
+    return exists().where(
+        earlier.c.thread == deliveries.c.thread,
+        earlier.c.channel == deliveries.c.channel,
+        earlier.c.audience == deliveries.c.audience,
+        earlier.c.lane == deliveries.c.lane,
+        earlier.c.id < deliveries.c.id,
+        earlier.c.id != row.id,
+        earlier.c.state.in_(OPEN_STATES),
+        which(earlier),
+    )
 
 
 def _merge(connection: Connection, row: AnyRow, ids: list[int], now: datetime) -> int:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from deploy.demo.sandbox import Sandbox
 from receiver.digest import BY_GROUP, Gathering, Lane, Rate, note, turn
 from receiver.notification import Notification
 from receiver.outbox import Claim, Filter, Outbox, Settlement
 from receiver.routing import planner
 from receiver.store import Store
-from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, alert, notification
+from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, alert, body, notification, payload_alert
+from tests.receiver.test_process import Process, running
+from tests.waiting import until
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -215,6 +219,15 @@ def test_what_was_never_tried_does_not_join_one_that_fails(outbox: Outbox) -> No
     assert [fingerprints(one) for one in claim(outbox, 5 * SECOND, BY_GROUP)] == [["f0"], ["f1"]]
 
 
+def test_end_goes_with_its_beginning_where_that_is_gathered_by_another_group(outbox: Outbox) -> None:
+    some(outbox, 2)
+    for seconds, one in enumerate(claim(outbox, timedelta(0), BY_GROUP)):
+        finish(outbox, one, "retrying", next_attempt_at=NOW + (6 - seconds) * SECOND)  # the second group is first
+    add(outbox, notification(alert("f0", severity="warning", resolved_after=SECOND), group_key="0"), at=SECOND)
+    (one,) = claim(outbox, 5 * SECOND, BY_GROUP)
+    assert {alert.fingerprint: alert.firing for alert in one.notification.alerts} == {"f1": True, "f0": False}
+
+
 def test_gathered_message_has_the_time_of_the_youngest(outbox: Outbox) -> None:
     some(outbox, 1)
     (old,) = claim(outbox, timedelta(0), BY_GROUP)
@@ -248,3 +261,46 @@ def test_failed_digest_can_be_put_in_line_again_with_all_it_tells(outbox: Outbox
     finish(outbox, gathered, "failed")
     assert outbox.retry(gathered.id, now=NOW + DAY, give_up_after=DAY) is True
     assert [fingerprints(one) for one in claim(outbox, DAY)] == [["f2", "f3"]]
+
+
+# As a process
+
+
+def settings(folder: Path, text: str) -> str:
+    (folder / "receiver.yaml").write_text(text)
+    return "--config.file=receiver.yaml"
+
+
+def headlines(sandbox: Sandbox) -> list[str]:
+    return [post["payload"]["text"] for post in sandbox.messages("slack")]
+
+
+def test_storm_arrives_as_a_few_messages_and_one_digest(sandbox: Sandbox, tmp_path: Path) -> None:
+    flag = settings(tmp_path, "slack: {pause: 0s}\nstorm: {messages: 2, within: 1m, digest_every: 5s}\n")
+    with running(Process(sandbox, tmp_path, flag)) as process:
+        for number in range(10):
+            process.post(body([payload_alert(f"f{number}", severity="info")], groupKey=str(number)))
+        process.post(body([payload_alert("now", severity="critical")], groupKey="now"))
+        until(lambda: len(sandbox.messages("slack")) == 4, "the digest arrives")
+        until(lambda: 'channel="slack",outcome="merged"} 7.0' in process.metrics(), "it is counted")
+    single, critical = "🔵 [INFO] 배차 대기 주문 많음", ":rotating_light: [CRITICAL] 배차 대기 주문 많음"
+    assert sorted(headlines(sandbox)[:3]) == sorted([single, single, critical])
+    assert headlines(sandbox)[3] == "🔵 [INFO] 모아 보내는 알림 8건"
+
+
+def test_backlog_of_an_outage_arrives_as_one_message(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.misbehave(channel="slack", status=503)
+    flag = settings(tmp_path, "slack: {pause: 0s}\nretry: {first: 6s, longest: 6s}\n")
+    with running(Process(sandbox, tmp_path, flag)) as process:
+        for number in range(4):
+            process.post(body([payload_alert(f"f{number}", severity="info")], groupKey=str(number)))
+        over = payload_alert("f0", severity="info", status="resolved", endsAt="2026-01-27T13:12:00Z")
+        process.post(body([over], groupKey="0"))
+        until(lambda: len(sandbox.calls("slack")) >= 4, "each was tried")
+        sandbox.behave()
+        until(lambda: process.states(1)["slack"] in ("delivered", "merged"), "it gets through")
+        until(lambda: sandbox.messages("slack"), "it arrives")
+        until(lambda: not {"pending", "retrying"} & {process.states(one)["slack"] for one in range(1, 6)}, "all of it")
+    assert headlines(sandbox) == ["🔵 [INFO] 모아 보내는 알림 4건"]
+    (post,) = sandbox.messages("slack")
+    assert "발생 중 3건, 해소 1건" in str(post["payload"])
