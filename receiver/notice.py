@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -76,16 +76,13 @@ def _once(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(values)) if values is not None else None
 
 
-Text: TypeAlias = Annotated[str, AfterValidator(_said)]
-
-
 class Notice(BaseModel):
     """The body of `POST /api/v1/monitoring/notify`, and what `send_alert` is called with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    title: Annotated[Text, Field(max_length=_LONGEST_TITLE)]
-    message: Annotated[Text, Field(max_length=_LONGEST_MESSAGE)]
+    title: Annotated[str, Field(max_length=_LONGEST_TITLE), AfterValidator(_said)]
+    message: Annotated[str, Field(max_length=_LONGEST_MESSAGE), AfterValidator(_said)]
     level: DeliveredSeverity = "info"
     category: Literal["system", "database", "business", "monitoring"] = "system"
     channels: Annotated[tuple[ChannelName, ...] | None, AfterValidator(_once)] = None
@@ -165,8 +162,10 @@ def _problem(error: Any) -> str:
     words = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         words = f"unknown field; known are {', '.join(Notice.model_fields)}"
-    if error["type"] == "missing":
+    elif error["type"] == "missing":
         words = "is missing"
+    elif error["type"] == "too_long":
+        words = f"at most {error['ctx']['max_length']} of them"
     return f"{place}: {words}"
 
 

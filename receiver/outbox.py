@@ -367,7 +367,8 @@ class Outbox:
         last = (
             select(alerts.c.fingerprint, func.max(alerts.c.notification_id).label("id"))
             .join(notifications, notifications.c.id == alerts.c.notification_id)
-            .where(notifications.c.received_at >= since)
+            # what a program had to say, or a report, never ends
+            .where(notifications.c.received_at >= since, notifications.c.source == "alertmanager")
             .group_by(alerts.c.fingerprint)
             .subquery()
         )
