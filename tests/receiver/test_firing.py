@@ -1,0 +1,193 @@
+"""What fires now: what was heard, and what Alertmanager knows."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from receiver.firing import Alertmanager, Heard, Known, Unreachable, firing
+from receiver.outbox import Outbox
+from receiver.routing import planner
+from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, alert, notification
+
+HOUR = timedelta(hours=1)
+
+
+def states(*found: object, known: list[Known] | None = None, at: timedelta = timedelta(0)) -> dict[str, str]:
+    listed = firing([one for one in found if isinstance(one, Heard)], known, NOW + at)
+    return {one.alert.fingerprint: one.state for one in listed}
+
+
+@pytest.mark.parametrize(
+    ("severity", "after", "state"),
+    [
+        ("critical", HOUR, "firing"),
+        ("critical", 1.5 * HOUR, "unknown"),
+        ("warning", 4 * HOUR, "firing"),
+        ("warning", 4.5 * HOUR, "unknown"),
+        ("info", 24 * HOUR, "firing"),
+        ("info", 25 * HOUR, "unknown"),
+    ],
+)
+def test_what_is_not_repeated_in_time_is_unknown(severity: str, after: timedelta, state: str) -> None:
+    assert states(Heard(alert(severity=severity), NOW), at=after) == {"f1": state}
+
+
+def test_alertmanager_knows_what_it_never_said_is_over() -> None:
+    assert states(Heard(alert(), NOW), known=[]) == {}
+
+
+def test_alertmanager_knows_what_it_keeps_from_us() -> None:
+    listed = firing([], [Known(alert(), "inhibited"), Known(alert("f2"), "silenced")], NOW)
+    assert [(one.alert.fingerprint, one.state, one.heard_at) for one in listed] == [
+        ("f1", "inhibited", None),
+        ("f2", "silenced", None),
+    ]
+
+
+def test_what_both_know_was_heard_at_its_last_notification() -> None:
+    (one,) = firing([Heard(alert(), NOW)], [Known(alert(), "firing")], NOW + 30 * HOUR)
+    assert (one.state, one.heard_at) == ("firing", NOW)
+
+
+def test_heartbeat_is_no_alert() -> None:
+    beat = alert(name="ColdChainWatchdog", severity="none")
+    assert states(Heard(beat, NOW)) == {}
+    assert states(known=[Known(beat, "firing")]) == {}
+
+
+def test_most_urgent_comes_first_then_the_newest() -> None:
+    old, new = alert("old", severity="warning"), alert("new", severity="warning", starts_at=NOW + HOUR)
+    assert list(states(*(Heard(one, NOW) for one in (old, new, alert("worst"))))) == ["worst", "new", "old"]
+
+
+# What was heard
+
+
+def add(outbox: Outbox, *alerts: Any, at: timedelta = timedelta(0)) -> None:
+    told = notification(*alerts)
+    outbox.add(told, planner(told, ROUTING, NOW + at), now=NOW + at, dedup_window=WINDOW, give_up_after=DAY)
+
+
+def heard(outbox: Outbox) -> dict[str, timedelta]:
+    return {one.alert.fingerprint: one.at - NOW for one in outbox.heard(since=NOW - DAY)}
+
+
+def test_last_word_on_an_alert_counts(outbox: Outbox) -> None:
+    add(outbox, alert("a"), alert("b"))
+    add(outbox, alert("a"), alert("b", resolved_after=HOUR), at=HOUR)
+    assert heard(outbox) == {"a": HOUR}
+
+
+def test_alert_that_fires_anew_fires(outbox: Outbox) -> None:
+    add(outbox, alert("a"))
+    add(outbox, alert("a", resolved_after=HOUR), at=HOUR)
+    add(outbox, alert("a", starts_at=NOW + 2 * HOUR), at=2 * HOUR)
+    assert heard(outbox) == {"a": 2 * HOUR}
+
+
+def test_what_was_heard_long_ago_is_forgotten(outbox: Outbox) -> None:
+    add(outbox, alert("a"))
+    assert outbox.heard(since=NOW + HOUR) == []
+
+
+def test_heard_alert_is_as_it_was_told(outbox: Outbox) -> None:
+    add(outbox, alert("a", summary="CPU 사용률 높음"))
+    assert outbox.heard(since=NOW)[0].alert == alert("a", summary="CPU 사용률 높음")
+
+
+# Asking Alertmanager
+
+
+@pytest.fixture
+def answers() -> Iterator[tuple[str, dict[str, Any]]]:
+    """An address that answers with what the dictionary says."""
+    answer: dict[str, Any] = {"status": 200, "body": []}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer["path"] = self.path
+            body = json.dumps(answer["body"]).encode()
+            self.send_response(answer["status"])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/", answer
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def api_alert(**status: object) -> dict[str, Any]:
+    """One as /api/v2/alerts has it (Alertmanager 0.25)."""
+    return {
+        "annotations": {"summary": "CPU 사용률 높음"},
+        "endsAt": "2026-01-27T13:05:00.000Z",
+        "fingerprint": "f1",
+        "generatorURL": "http://prometheus.example:9090/graph",
+        "labels": {"alertname": "ColdChainCpuHigh", "severity": "critical"},
+        "receivers": [{"name": "coldchain-receiver"}],
+        "startsAt": "2026-01-27T13:00:00.123Z",
+        "status": {"inhibitedBy": [], "silencedBy": [], "state": "active"} | status,
+        "updatedAt": "2026-01-27T13:01:00.000Z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        ({}, "firing"),
+        ({"silencedBy": ["x"], "state": "suppressed"}, "silenced"),
+        ({"inhibitedBy": ["x"], "state": "suppressed"}, "inhibited"),
+    ],
+)
+def test_alertmanagers_alerts_are_read(answers: tuple[str, dict[str, Any]], status: dict[str, Any], state: str) -> None:
+    url, answer = answers
+    answer["body"] = [api_alert(**status)]
+    alertmanager = Alertmanager(lambda: url)
+    alertmanager.ask()
+    assert not isinstance(alertmanager.latest, Unreachable | None)
+    (one,) = alertmanager.latest
+    assert (one.state, one.alert.name, one.alert.severity) == (state, "ColdChainCpuHigh", "critical")
+    assert one.alert.starts_at == NOW + timedelta(milliseconds=123)
+    assert answer["path"] == "/api/v2/alerts"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ({"status": 503, "body": []}, "answered 503"),
+        ({"status": 200, "body": {"error": "no"}}, "TypeError"),
+        ({"status": 200, "body": [{}]}, "KeyError"),
+    ],
+)
+def test_answer_that_is_none_is_said(answers: tuple[str, dict[str, Any]], answer: dict[str, Any], error: str) -> None:
+    answers[1].update(answer)
+    alertmanager = Alertmanager(lambda: answers[0])
+    alertmanager.ask()
+    assert alertmanager.latest == Unreachable(error)
+
+
+def test_alertmanager_that_is_away_is_said_without_its_address() -> None:
+    alertmanager = Alertmanager(lambda: "http://user:secret@127.0.0.1:1")
+    alertmanager.ask()
+    assert alertmanager.latest == Unreachable("ConnectionError")
+
+
+def test_alertmanager_without_an_address_is_not_asked() -> None:
+    alertmanager = Alertmanager(lambda: None)
+    alertmanager.ask()
+    assert alertmanager.latest is None
