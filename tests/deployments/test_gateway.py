@@ -18,7 +18,10 @@ import bcrypt
 import httpx
 import pytest
 
+from deploy.demo.sandbox import Options, Sandbox
+from tests.databases import SQLite
 from tests.deployments.gateway import DEPLOY, GUIDE_CURLS, Gateway, StandIn, running_gateway
+from tests.e2e.chain import Chain
 from tests.programs import program
 
 API = "/api/v1/monitoring"
@@ -95,6 +98,7 @@ def test_a_caller_on_this_host_stays_one_behind_the_gateway(behind: Behind, line
         {"Host": "monitor.example"},
         {"Host": "localhost.evil.example"},
         {"X-Forwarded-For": "127.0.0.1"},
+        {"X-Forwarded-Proto": "https"},
         {"Forwarded": "for=127.0.0.1"},
         {"X-Real-IP": "127.0.0.1"},
         {"Via": "1.1 proxy.example"},
@@ -303,3 +307,71 @@ def test_guessing_is_slowed_down(closed: Behind, client: httpx.Client) -> None:
         ]
     assert set(statuses) == {401, 429}
     assert client.get(closed.tls_url(f"{API}/health"), auth=("duty", "night")).status_code == 200
+
+
+@dataclass(frozen=True)
+class Real:
+    """The gateway before the real exporter and receiver, which send to the sandbox."""
+
+    gateway: Gateway
+    chain: Chain
+
+    def url(self, path: str) -> str:
+        return f"http://localhost:{self.gateway.port}{path}"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
+    folder = tmp_path_factory.mktemp("real")
+    with Sandbox(Options(slack_rate=0)) as sandbox, StandIn("backend").running() as backend:
+        chain = Chain(folder, SQLite(folder / "dispatch.db").url, sandbox)
+        (folder / "exporter.yaml").write_text(chain.settings)
+        try:
+            for name in ("exporter", "receiver"):
+                chain.run(name)
+                chain.wait_ready(name)
+            with running_gateway(
+                folder / "nginx",
+                exporter=chain.ports["exporter"],
+                receiver=chain.ports["receiver"],
+                backend=backend.port,
+            ) as gateway:
+                yield Real(gateway, chain)
+        finally:
+            for process in chain.processes.values():
+                process.end()
+
+
+KEYS = {
+    "health": {"status", "timestamp", "checks"},
+    "metrics": {"period_hours", "timestamp", "orders", "dispatches", "vehicles", "system"},
+    "alerts": {"total", "alerts"},
+    "dashboard": {"timestamp", "health", "metrics", "alerts"},
+}
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("line", GUIDE_CURLS)
+def test_every_curl_of_the_guide_is_answered_by_the_real_processes(real: Real, line: str) -> None:
+    status, answer = curl(line, real.gateway.port)
+    assert status == 200
+    name = line.partition(f"{API}/")[2].partition("?")[0].rstrip('"')
+    assert KEYS.get(name, set()) <= answer.keys()
+
+
+@pytest.mark.e2e
+def test_a_test_through_the_gateway_arrives(real: Real) -> None:
+    before = len(real.chain.sandbox.messages("slack"))
+    assert httpx.get(real.url(f"{API}/test/slack"), timeout=20).json()["success"] is True
+    assert len(real.chain.sandbox.messages("slack")) == before + 1
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "headers", [{"X-Forwarded-For": "127.0.0.1"}, {"X-Client-IP": "127.0.0.1"}, {"Host": "monitor.example"}]
+)
+def test_nobody_else_sends_a_test_without_a_credential(real: Real, headers: dict[str, str]) -> None:
+    before = len(real.chain.sandbox.messages("slack"))
+    answer = httpx.get(real.url(f"{API}/test/slack"), headers=headers, timeout=20)
+    assert answer.status_code == 403  # the receiver has no credential that could be shown
+    assert len(real.chain.sandbox.messages("slack")) == before
