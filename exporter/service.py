@@ -24,11 +24,9 @@ from exporter.openapi import LONGEST_PERIOD_HOURS
 from exporter.settings import DiskSettings, ExporterSettings, PathSettings, SourceSettings
 from exporter.snapshot import Snapshot, SourceState
 from exporter.sources.database import DatabaseSource
-from exporter.sources.dispatches import dispatches
 from exporter.sources.host import HostSource
-from exporter.sources.orders import orders
+from exporter.sources.plan import tables
 from exporter.sources.table import TableSource
-from exporter.sources.vehicles import VEHICLES
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
@@ -94,11 +92,7 @@ def _database(
     except DatabaseError as error:
         return {name: _failed(name, error, moment) for name in names}
     looks: dict[str, Look] = {"database": DatabaseSource(reader).collect}
-    for table in (
-        orders(settings.orders_waiting_after),
-        dispatches(settings.dispatches_overdue_after, settings.timezone),
-        VEHICLES,
-    ):
+    for table in tables(settings):
         looks[table.name] = TableSource(table, reader, (window,), settings.database_timezone).collect
     states: dict[str, SourceState] = {}
     for name in names:
