@@ -62,7 +62,7 @@ class Process:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", "receiver", *self.flags], cwd=self.folder, env=self.environment, stderr=log
             )
-        until(self._is_ready, "the receiver is ready")
+        until(self._is_ready, "the receiver is ready", 120)
 
     def _is_ready(self) -> bool:
         assert self.popen is not None
