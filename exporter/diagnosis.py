@@ -42,7 +42,7 @@ COUNTED = 10
 
 SEARCHED = 12
 """What finding a row by an index and counting it costs. For 1,000,000 orders with 38,800 in the longest window that
-makes 0.34 of the time; measured were 0.34 on PostgreSQL 15, 0.24 to 0.38 on MariaDB 10.11, 0.41 to 0.56 on SQLite 3.40."""
+makes 0.34 of the time; measured: 0.34 on PostgreSQL 15, 0.24 to 0.38 on MariaDB 10.11, 0.41 to 0.56 on SQLite 3.40."""
 
 FEW_ROWS = 20_000
 """A table that has fewer is read in no time."""
