@@ -17,6 +17,10 @@ package_of() {
     prometheus-alertmanager | amtool) echo prometheus-alertmanager ;;
     postgres) echo postgresql ;;
     mariadbd) echo mariadb-server ;;
+    systemd-analyze) echo systemd ;;
+    dockerd) echo docker.io ;;
+    nsenter) echo util-linux ;;
+    ip) echo iproute2 ;;
     *) echo "$1" ;;
   esac
 }
