@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deploy.demo.sandbox import Sandbox
 from receiver.firing import Alertmanager, Heard, Known, Unreachable, firing
 from receiver.outbox import Outbox
 from receiver.routing import planner
-from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, alert, notification
+from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, alert, body, notification, payload_alert
+from tests.receiver.test_app import World
+from tests.waiting import until
 
 HOUR = timedelta(hours=1)
 
@@ -191,3 +196,43 @@ def test_alertmanager_without_an_address_is_not_asked() -> None:
     alertmanager = Alertmanager(lambda: None)
     alertmanager.ask()
     assert alertmanager.latest is None
+
+
+# The door and the page
+
+
+def test_what_fires_is_listed_for_programs_and_for_people(sandbox: Sandbox, tmp_path: Path) -> None:
+    with World(sandbox, tmp_path / "receiver.db") as world:
+        world.post(body([payload_alert(severity="critical")]))
+        found = world.client.get("/api/v1/alerts").json()
+        (one,) = found["alerts"]
+        assert found["alertmanager"] == "not set: ALERTMANAGER_URL"
+        assert (one["status"], one["severity"], one["starts_at"]) == (
+            "firing",
+            "critical",
+            "2026-01-27T22:00:00+09:00",
+        )
+        page = world.client.get("/").text
+        assert "발생 중" in page
+        assert "Alertmanager에 확인하지 않은 목록입니다 (not set: ALERTMANAGER_URL)." in page
+
+
+def test_door_does_not_wait_for_an_alertmanager_that_does_not_answer(sandbox: Sandbox, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with World(sandbox, tmp_path / "receiver.db", alertmanager_url=address) as world:
+            world.post(body([payload_alert(severity="critical")]))
+            assert [one["status"] for one in world.client.get("/api/v1/alerts").json()["alerts"]] == ["firing"]
+            assert world.client.get("/").status_code == 200
+
+
+def test_list_is_alertmanagers_where_it_answers(
+    sandbox: Sandbox, tmp_path: Path, answers: tuple[str, dict[str, Any]]
+) -> None:
+    url, answer = answers
+    answer["body"] = [api_alert(silencedBy=["x"])]
+    with World(sandbox, tmp_path / "receiver.db", alertmanager_url=url) as world:
+        world.post(body([payload_alert("gone", severity="critical")]))
+        until(lambda: world.client.get("/api/v1/alerts").json()["alertmanager"] == "asked", "Alertmanager is asked")
+        found = world.client.get("/api/v1/alerts").json()["alerts"]
+        assert [(one["fingerprint"], one["status"], one["heard_at"]) for one in found] == [("f1", "silenced", None)]
