@@ -136,6 +136,7 @@ def _serve(options: argparse.Namespace, settings: ExporterSettings) -> int:
         options,
         reload=reload,
         token=lambda: None,
+        stopping=collector.stop,  # nobody waits for a period then
         around=lambda inner: Cors(inner, lambda: board.snapshot.settings.cors_origins),
     )
 

@@ -15,7 +15,7 @@ import structlog
 from exporter.databases import DatabaseError, Failure
 from exporter.families import Family
 from exporter.outages import Outages
-from exporter.periods import Answer, Desk, Question
+from exporter.periods import OFF, Desk, Question
 from exporter.snapshot import Board, Snapshot, SourceState
 from exporter.sources import Plan, Source
 
@@ -115,7 +115,7 @@ class Collector:
         """Has the source answer between two looks."""
         worker = self._workers.get(name)
         if worker is None:
-            question.answer.set_result(Answer(None, "the source is switched off"))
+            question.answer.set_result(OFF)
         else:
             worker.desk.ask(question)
 
@@ -253,7 +253,7 @@ class _Worker:
             seconds = cost(attempt.duration, attempt.failure)
             self._asked_seconds += seconds
             families = attempt.families if attempt.failure is None else None
-            self.desk.settle(question, families, attempt.message, attempt.started, seconds)
+            self.desk.settle(families, attempt.message, attempt.started, seconds)
             if attempt.hung:  # the next look tells whether it is over
                 return
             source.rest(max(0.0, until - time.monotonic()))

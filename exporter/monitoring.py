@@ -25,7 +25,7 @@ from exporter.documents import (
 )
 from exporter.families import Family
 from exporter.limits import Alert, Category, judge
-from exporter.periods import Answer
+from exporter.periods import OFF, Answer
 from exporter.snapshot import Snapshot
 
 __all__ = ["alerts", "dashboard", "health", "metrics", "present"]
@@ -352,7 +352,7 @@ def _present(snapshot: Snapshot, source: str, now: float) -> Answer:
     """What the snapshot has of a source."""
     state = snapshot.states.get(source)
     if state is None:
-        return Answer(None, "the source is switched off")
+        return OFF
     return Answer(state.shown(now), state.trouble(now))
 
 

@@ -16,7 +16,7 @@ from exporter.snapshot import Board
 from exporter.sources.plan import Source
 from exporter.sources.table import TableSource
 
-__all__ = ["SHARE_OF_TIME", "Allowance", "Answer", "Desk", "Periods", "Question"]
+__all__ = ["OFF", "SHARE_OF_TIME", "Allowance", "Answer", "Desk", "Periods", "Question"]
 
 SHARE_OF_TIME = 0.05
 """The most of its time that a source may spend on questions: half of all that it may spend in the database."""
@@ -47,6 +47,9 @@ class Answer:
     """Until when, in monotonic seconds, it is given to others who ask the same."""
 
 
+OFF = Answer(None, "the source is switched off")
+
+
 @dataclass(frozen=True)
 class Question:
     """Asked once, for all who want to know the same. Moments are monotonic seconds."""
@@ -55,6 +58,9 @@ class Question:
     begin_before: float
     answer_before: float
     answer: Future[Answer] = field(default_factory=Future, compare=False)
+
+    def __post_init__(self) -> None:
+        self.answer.set_running_or_notify_cancel()  # from here on no caller who gives up can cancel it for the others
 
     def look(self, source: Source, now: datetime, timeout: float) -> tuple[Family, ...]:
         """What the source finds at `now` (aware); raises DatabaseError."""
@@ -80,6 +86,7 @@ class Desk:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._questions: deque[Question] = deque()
+        self._taken: Question | None = None
         self._changed = threading.Condition()
         self._allowance = Allowance()
         self._closed = False
@@ -90,8 +97,8 @@ class Desk:
             if not self._closed:
                 self._questions.append(question)
                 self._changed.notify()
-                return
-        question.answer.set_result(Answer(None, "the source is switched off"))
+            else:
+                question.answer.set_result(OFF)
 
     def next(self, until: float) -> Question | None:
         """The next question that may begin now; None once it is `until`, or all is over."""
@@ -102,29 +109,33 @@ class Desk:
                         Answer(None, "too much is asked of the database: try again in a few seconds")
                     )
                 if self._questions and now >= self._allowance.free_at:
-                    return self._questions.popleft()
+                    self._taken = self._questions.popleft()
+                    return self._taken
                 moments = [until]
                 if self._questions:
                     moments += [self._allowance.free_at, self._questions[0].begin_before]
                 self._changed.wait(max(0.0, min(moments) - now))
         return None
 
-    def settle(
-        self, question: Question, families: tuple[Family, ...] | None, error: str | None, started: float, cost: float
-    ) -> None:
-        """Answers a question that began at `started` and cost the database that many seconds."""
-        self._allowance = self._allowance.spend(started, cost)
-        kept = max(KEPT_SECONDS, cost / SHARE_OF_TIME)
-        question.answer.set_result(Answer(families, error, self._monotonic() + kept))
+    def settle(self, families: tuple[Family, ...] | None, error: str | None, started: float, cost: float) -> None:
+        """Answers the question that was taken; it began at `started` and cost the database that many seconds."""
+        with self._changed:
+            self._allowance = self._allowance.spend(started, cost)
+            kept = max(KEPT_SECONDS, cost / SHARE_OF_TIME)
+            if self._taken is not None:
+                self._taken.answer.set_result(Answer(families, error, self._monotonic() + kept))
+                self._taken = None
 
     def close(self) -> None:
-        """The end: whoever waits here is told so."""
+        """The end: whoever waits here is told so, for the answer that is looked for as well."""
         with self._changed:
             self._closed = True
-            questions, self._questions = self._questions, deque()
+            if self._taken is not None:
+                self._questions.append(self._taken)
+                self._taken = None
+            while self._questions:
+                self._questions.popleft().answer.set_result(OFF)
             self._changed.notify_all()
-        for question in questions:
-            question.answer.set_result(Answer(None, "the source is switched off"))
 
 
 class Periods:
@@ -148,7 +159,7 @@ class Periods:
         self._forget(now)
         state = self._board.snapshot.states.get(source)
         if state is None:
-            return Answer(None, "the source is switched off")
+            return OFF
         if state.up(now) is False:  # it would fail like the last look, or wait behind one that hangs
             return Answer(None, state.trouble(now))
         patience = BEGIN_WITHIN_SECONDS + state.timeout + END_WITHIN_SECONDS

@@ -89,15 +89,17 @@ def run(
     token: Callable[[], SecretStr | None],
     refused: Callable[[str], None] = lambda _path: None,
     around: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    stopping: Callable[[], None] = lambda: None,
 ) -> int:
     """Serves `app` until SIGTERM or SIGINT; the exit code is 0 after a clean end, 1 where it cannot start.
 
     SIGHUP calls `reload`, after the web configuration was read again. `token` gives the bearer token in force, if any.
     `refused` is told the path of each request that is refused for want of a credential, for a count.
     `around` puts middleware outside of authentication, for what can show no credential: a browser's preflights.
+    `stopping` is called when the process is told to end, while requests are still under way: they are waited for.
     """
     try:
-        server = _Server(app, options, token, refused, around)
+        server = _Server(app, options, token, refused, around, stopping)
         listener = address.bind(server.address)
     except ConfigError as error:
         report(error)
@@ -125,6 +127,18 @@ def run(
     return 0
 
 
+class _Uvicorn(uvicorn.Server):
+    """Says that it is told to end, which an application learns only when its last request has ended."""
+
+    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._stopping()
+        super().handle_exit(sig, frame)
+
+
 class _Server:
     """uvicorn with the web configuration, read again without closing the door."""
 
@@ -135,6 +149,7 @@ class _Server:
         token: Callable[[], SecretStr | None],
         refused: Callable[[str], None],
         around: Callable[[ASGIApp], ASGIApp],
+        stopping: Callable[[], None],
     ) -> None:
         self.address = address.parse(options.listen_address)
         self._file: Path | None = options.web_config_file
@@ -142,6 +157,7 @@ class _Server:
         config = web.read(self._file) if self._file is not None else web.WebConfig()
         self._authentication = Authentication(app, dict(config.basic_auth_users), token(), refused)
         self._app = around(self._authentication)
+        self._stopping = stopping
         self._tls = web.ssl_context(config.tls_server_config) if config.tls_server_config is not None else None
         self._client_certificate = (
             config.tls_server_config is not None
@@ -177,7 +193,7 @@ class _Server:
         )
         host, port = listener.getsockname()[:2]
         log.info("listening", address=str(address.Address(host, port)), tls=self._tls is not None)
-        uvicorn.Server(config).run(sockets=[listener])
+        _Uvicorn(config, self._stopping).run(sockets=[listener])
 
     def reload_web(self) -> None:
         """Users, token and certificates from now on; raises ConfigError and changes nothing where they are wrong."""

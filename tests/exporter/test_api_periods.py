@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from exporter.collector import next_interval
@@ -134,7 +136,7 @@ def test_nothing_is_taken_once_the_next_look_is_due() -> None:
 
 def test_a_question_that_cannot_begin_in_time_is_told_so() -> None:
     desk, late = Desk(), question(begin_within=0.1)
-    desk.settle(question(), FAMILIES, None, time.monotonic(), cost=10)
+    desk.settle(FAMILIES, None, time.monotonic(), cost=10)
     desk.ask(late)
     assert desk.next(time.monotonic() + 1) is None
     assert late.answer.result(0) == Answer(None, "too much is asked of the database: try again in a few seconds")
@@ -142,17 +144,22 @@ def test_a_question_that_cannot_begin_in_time_is_told_so() -> None:
 
 def test_an_answer_is_kept_as_long_as_it_was_expensive() -> None:
     for cost, kept in ((0.0, 5), (0.1, 5), (1.0, 20)):
-        desk, asked, now = Desk(lambda: 1000.0), question(), 999.0
-        desk.settle(asked, FAMILIES, None, now, cost)
+        desk, asked = Desk(lambda: 1000.0), Question(DAY2, 1005.0, 1010.0)
+        desk.ask(asked)
+        assert desk.next(until=1060.0) is asked
+        desk.settle(FAMILIES, None, 999.0, cost)
         assert asked.answer.result(0) == Answer(FAMILIES, None, good_until=1000.0 + kept)
 
 
 def test_a_desk_that_is_closed_leaves_nobody_waiting() -> None:
-    desk, before, after = Desk(), question(), question()
-    desk.ask(before)
+    desk, taken, waiting, late = Desk(), question(), question(), question()
+    desk.ask(taken)
+    desk.ask(waiting)
+    desk.next(time.monotonic() + 60)
     desk.close()
-    desk.ask(after)
-    assert before.answer.result(0).error == after.answer.result(0).error == "the source is switched off"
+    desk.ask(late)
+    assert {one.answer.result(0).error for one in (taken, waiting, late)} == {"the source is switched off"}
+    desk.settle(FAMILIES, None, time.monotonic(), 1)  # what was looked for has come after all
     assert desk.next(time.monotonic() + 60) is None
 
 
@@ -323,3 +330,25 @@ def test_a_frozen_server_is_asked_once_and_answers_again_when_it_goes_on(
             postgresql.thaw()
         until(lambda: exporter.up()["orders"] == 1, "orders are looked at again")
         until(lambda: metrics(exporter, 51)["orders"] is not None, "periods are answered again")
+
+
+def test_the_process_ends_at_once_while_a_period_is_waited_for(tmp_path: Path, postgresql: PostgreSQL) -> None:
+    settings = "default_interval: 15s\nsources: {host: {enabled: false}}\n"
+    with running(tmp_path, settings, database_url=postgresql.url) as exporter:
+        until(lambda: sum(exporter.up().values()) == 4, "all are up")
+        postgresql.freeze()
+        try:
+            with ThreadPoolExecutor() as pool:
+                answer = pool.submit(metrics, exporter, 48)
+                until(lambda: asks(exporter), "the question is under way")
+                assert exporter.end(signal.SIGTERM, seconds=4) == 0  # the time-out is 5 s
+                assert answer.result()["orders"] is None
+            assert exporter.warnings() == []
+        finally:
+            postgresql.thaw()
+
+
+def asks(exporter: Exporter) -> bool:
+    """Whether somebody is connected to it, and waits."""
+    found = psutil.Process(exporter.popen.pid).net_connections("tcp")
+    return any(one.laddr.port == exporter.port and one.status == psutil.CONN_ESTABLISHED for one in found)
