@@ -31,6 +31,7 @@ SOURCE = "python"
 # A program may be killed while it sends, and renews no lease then.
 _LONGEST_ATTEMPT = timedelta(minutes=2)
 _LOOK_SECONDS = 0.1
+_LOCK_SECONDS = 15  # many programs may write to the same file, and none of them is Alertmanager waiting for an answer
 _RECIPIENTS = {"email": "email_recipients", "sms": "sms_recipients", "slack": "slack_recipients"}
 
 
@@ -90,7 +91,7 @@ class NotificationService:
 
     @contextmanager
     def _outbox(self) -> Iterator[Outbox]:
-        store = Store(read_url(self._settings.database_url.get_secret_value()))
+        store = Store(read_url(self._settings.database_url.get_secret_value()), patience=_LOCK_SECONDS)
         store.start()
         try:
             owner = f"{socket.gethostname()[:20]}-{os.getpid()}-{uuid.uuid4().hex[:12]}"

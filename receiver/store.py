@@ -63,9 +63,10 @@ class Store:
     goes into one transaction, and each piece of work has its answer after the common commit.
     """
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, *, patience: int = _LOCK_SECONDS) -> None:
+        """`patience` is how many seconds it waits for a lock that another process holds."""
         self._file = Path(url.database or "") if url.drivername == "sqlite" else None
-        self._engine = _sqlite(url) if self._file is not None else _postgresql(url)
+        self._engine = _sqlite(url, patience) if self._file is not None else _postgresql(url, patience)
         self._opening = threading.Lock()
         self._opened_file: tuple[int, int] | None = None
         self._opened = False
@@ -186,9 +187,9 @@ class Store:
         return StoreUnavailableError(words[0] if words else type(error).__name__)
 
 
-def _sqlite(url: URL) -> Engine:
+def _sqlite(url: URL, patience: int) -> Engine:
     # The busy handler's sleep counts, the pool's does not: the writer is one, and readers wait for nobody in WAL.
-    engine = create_engine(url, connect_args={"timeout": _LOCK_SECONDS}, pool_size=8, max_overflow=32)
+    engine = create_engine(url, connect_args={"timeout": patience}, pool_size=8, max_overflow=32)
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:
@@ -206,8 +207,8 @@ def _sqlite(url: URL) -> Engine:
     return engine
 
 
-def _postgresql(url: URL) -> Engine:
-    limits = f"-c statement_timeout={_STATEMENT_SECONDS}s -c lock_timeout={_LOCK_SECONDS}s"
+def _postgresql(url: URL, patience: int) -> Engine:
+    limits = f"-c statement_timeout={_STATEMENT_SECONDS}s -c lock_timeout={patience}s"
     return create_engine(
         url,
         connect_args={"connect_timeout": _LOCK_SECONDS, "options": limits, "application_name": "coldchain-receiver"},
