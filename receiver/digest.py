@@ -23,13 +23,13 @@ class Gathering:
     """How a channel gathers."""
 
     rate: Rate | None = None
-    """None: as many single messages as there are."""
+    """None: each group has its messages, however many there are and however late they come."""
     unanswered: bool = True
     """Whether a message may be gathered that its peer may have already; not where the peer can be asked for it."""
 
 
 BY_GROUP = Gathering()
-"""Only what is of one group, or was tried in vain."""
+"""Only what is of one group."""
 
 
 @dataclass(frozen=True)

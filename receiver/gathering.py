@@ -54,9 +54,10 @@ def admit(connection: Connection, row: AnyRow, gathering: Gathering, now: dateti
     """Merges into a delivery just claimed what goes with it, and says how many; None: it is put off to a digest."""
     if _has_reached_some(connection, row.id):
         return 0
-    along = _Along.BACKLOG if row.attempts or row.unanswered_since is not None else _Along.GROUP
+    again = bool(row.attempts) or row.unanswered_since is not None
+    along = _Along.BACKLOG if again and gathering.rate is not None else _Along.GROUP
     lane = None
-    if gathering.rate is not None and along is _Along.GROUP:
+    if gathering.rate is not None and not again:
         lane = _lane(connection, row)
         turn = digest.turn(lane, gathering.rate, now)
         lane = turn.lane

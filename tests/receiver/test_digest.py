@@ -21,6 +21,7 @@ SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 RATE = Rate(2, MINUTE, MINUTE)
 STORM = Gathering(RATE)
+CALM = Gathering(Rate(1000, MINUTE, MINUTE))
 CEILING = Rate(30, timedelta(hours=1), 5 * MINUTE)
 
 
@@ -196,11 +197,11 @@ def test_end_does_not_go_along_while_its_beginning_is_being_sent(outbox: Outbox)
 def test_backlog_of_an_outage_goes_out_as_one_message_with_the_last_state_of_each(outbox: Outbox) -> None:
     some(outbox, 5)
     later = NOW + 10 * MINUTE
-    for one in claim(outbox, timedelta(0), BY_GROUP):
+    for one in claim(outbox, timedelta(0), CALM):
         finish(outbox, one, "retrying", next_attempt_at=later)
     over = notification(alert("f1", severity="warning", resolved_after=5 * MINUTE), group_key="1")
     add(outbox, over, at=5 * MINUTE)
-    (backlog,) = claim(outbox, 10 * MINUTE, BY_GROUP)
+    (backlog,) = claim(outbox, 10 * MINUTE, CALM)
     assert {alert.fingerprint: alert.firing for alert in backlog.notification.alerts} == {
         "f0": True,
         "f1": False,
@@ -211,31 +212,38 @@ def test_backlog_of_an_outage_goes_out_as_one_message_with_the_last_state_of_eac
     assert backlog.groups == 5
 
 
+def test_backlog_stays_as_it_is_where_no_rate_is_set(outbox: Outbox) -> None:
+    some(outbox, 3)
+    for one in claim(outbox, timedelta(0), BY_GROUP):
+        finish(outbox, one, "retrying", next_attempt_at=NOW + MINUTE)
+    assert [fingerprints(one) for one in claim(outbox, MINUTE, BY_GROUP)] == [["f0"], ["f1"], ["f2"]]
+
+
 def test_what_was_never_tried_does_not_join_one_that_fails(outbox: Outbox) -> None:
     some(outbox, 1)
-    (sick,) = claim(outbox, timedelta(0), BY_GROUP)
+    (sick,) = claim(outbox, timedelta(0), CALM)
     finish(outbox, sick, "retrying", next_attempt_at=NOW + 5 * SECOND)
     some(outbox, 1, first=1, at=5 * SECOND)
-    assert [fingerprints(one) for one in claim(outbox, 5 * SECOND, BY_GROUP)] == [["f0"], ["f1"]]
+    assert [fingerprints(one) for one in claim(outbox, 5 * SECOND, CALM)] == [["f0"], ["f1"]]
 
 
 def test_end_goes_with_its_beginning_where_that_is_gathered_by_another_group(outbox: Outbox) -> None:
     some(outbox, 2)
-    for seconds, one in enumerate(claim(outbox, timedelta(0), BY_GROUP)):
+    for seconds, one in enumerate(claim(outbox, timedelta(0), CALM)):
         finish(outbox, one, "retrying", next_attempt_at=NOW + (6 - seconds) * SECOND)  # the second group is first
     add(outbox, notification(alert("f0", severity="warning", resolved_after=SECOND), group_key="0"), at=SECOND)
-    (one,) = claim(outbox, 5 * SECOND, BY_GROUP)
+    (one,) = claim(outbox, 5 * SECOND, CALM)
     assert {alert.fingerprint: alert.firing for alert in one.notification.alerts} == {"f1": True, "f0": False}
 
 
 def test_gathered_message_has_the_time_of_the_youngest(outbox: Outbox) -> None:
     some(outbox, 1)
-    (old,) = claim(outbox, timedelta(0), BY_GROUP)
+    (old,) = claim(outbox, timedelta(0), CALM)
     finish(outbox, old, "retrying", next_attempt_at=NOW + DAY)
     some(outbox, 1, first=1, at=DAY - 2 * MINUTE)
-    (young,) = claim(outbox, DAY - 2 * MINUTE, BY_GROUP)
+    (young,) = claim(outbox, DAY - 2 * MINUTE, CALM)
     finish(outbox, young, "retrying", next_attempt_at=NOW + DAY)
-    (one,) = claim(outbox, DAY, BY_GROUP)
+    (one,) = claim(outbox, DAY, CALM)
     assert (fingerprints(one), one.give_up_at) == (["f0", "f1"], NOW + 2 * DAY - 2 * MINUTE)
 
 
@@ -249,7 +257,7 @@ def test_gathered_message_survives_its_worker(outbox: Outbox, store: Store) -> N
 
 def test_message_in_doubt_stays_as_it_is_where_the_peer_can_be_asked(outbox: Outbox) -> None:
     some(outbox, 2, severity="critical")
-    asked = Gathering(unanswered=False)
+    asked = Gathering(CALM.rate, unanswered=False)
     for one in claim(outbox, timedelta(0), asked, "sms"):
         finish(outbox, one, "retrying", next_attempt_at=NOW + MINUTE, unanswered_since=NOW)
     assert [one.merged for one in claim(outbox, MINUTE, asked, "sms")] == [0, 0]
