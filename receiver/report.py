@@ -84,6 +84,7 @@ class _Words:
     cause: str
     unknown: str
     count: str
+    fleet: str
     taken: str
 
 
@@ -99,11 +100,12 @@ _WORDS = {
         memory="메모리",
         disk="디스크",
         orders="최근 24시간 주문",
-        dispatches="진행 중인 배차",
-        vehicles="운행 가능 차량",
+        dispatches="활성 배차",
+        vehicles="활성 차량",
         cause="원인",
         unknown="알 수 없음",
         count="{}건",
+        fleet="{}대",
         taken="기준 시각",
     ),
     "en": _Words(
@@ -118,10 +120,11 @@ _WORDS = {
         disk="Disk",
         orders="Orders in the last 24 hours",
         dispatches="Active dispatches",
-        vehicles="Vehicles in service",
+        vehicles="Active vehicles",
         cause="Cause",
         unknown="unknown",
         count="{}",
+        fleet="{}",
         taken="As of",
     ),
 }
@@ -185,7 +188,7 @@ def compose(document: Mapping[str, Any], locale: str, zone: tzinfo) -> Report:
             {
                 words.orders: ("recent_orders_24h", words.count),
                 words.dispatches: ("active_dispatches", words.count),
-                words.vehicles: ("active_vehicles", "{}"),
+                words.vehicles: ("active_vehicles", words.fleet),
             },
         ),
     )
