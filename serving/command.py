@@ -191,6 +191,7 @@ class _Server:
             timeout_graceful_shutdown=5,
             ssl_context_factory=context if self._tls is not None else None,
         )
+        listener.listen(CONNECTIONS)  # from now on a caller is heard, if not answered yet
         host, port = listener.getsockname()[:2]
         log.info("listening", address=str(address.Address(host, port)), tls=self._tls is not None)
         _Uvicorn(config, self._stopping).run(sockets=[listener])
