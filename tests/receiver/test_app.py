@@ -7,6 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -239,14 +240,15 @@ def test_slack_is_posted_to_no_faster_than_it_allows(tmp_path: Path) -> None:
         assert [call["answer"] for call in sandbox.calls("slack")] == ["200 ok"] * 3
 
 
-def test_slack_that_asks_to_wait_is_left_alone_for_as_long(tmp_path: Path) -> None:
-    with Sandbox(Options(slack_rate=1, slack_burst=1)) as sandbox:
-        with World(sandbox, tmp_path / "receiver.db", slack=slack_settings(sandbox, pause="0s")) as world:
-            for number in range(3):
-                world.post(body([payload_alert(f"f{number}", severity="info")], groupKey=str(number)))
-            until(lambda: len(sandbox.messages("slack")) == 3, "all are posted")
-        answers = [call["answer"] for call in sandbox.calls("slack")]
-        assert answers.count("429 rate_limited") == 2  # not once for each that waits
+def test_slack_that_asks_to_wait_is_left_alone_for_as_long(world: World) -> None:
+    world.sandbox.misbehave(channel="slack", status=429, headers={"Retry-After": "2"}, times=1)
+    for number in range(3):
+        world.post(body([payload_alert(f"f{number}", severity="info")], groupKey=str(number)))
+    until(lambda: len(world.sandbox.messages("slack")) == 3, "all are posted")
+    refused, *others = world.sandbox.calls("slack")
+    assert [refused["answer"].split()[0], *(call["answer"] for call in others)] == ["429", *["200 ok"] * 3]
+    first, second = (datetime.fromisoformat(call["time"]) for call in (refused, others[0]))
+    assert second - first >= timedelta(seconds=2)
 
 
 def test_hostile_text_goes_out_on_every_channel(world: World) -> None:
