@@ -7,7 +7,7 @@ import os
 import sys
 from importlib.metadata import version
 
-from receiver import check, doctor, explain, preview, settings
+from receiver import check, direct, doctor, explain, preview, settings
 from receiver.app import create_app
 from receiver.outbox import Outbox
 from receiver.service import Receiver
@@ -27,7 +27,13 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         command.report(error)
         return 1
-    reports = {"check-config": check.run, "route": explain.run, "preview": preview.run}
+    reports = {
+        "check-config": check.run,
+        "route": explain.run,
+        "preview": preview.run,
+        "test": direct.run_test,
+        "report": direct.run_report,
+    }
     if options.command in reports:
         return reports[options.command](options, found)
     if options.command == "doctor":
@@ -50,6 +56,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     commands.add_parser("doctor", help="try every outside thing it depends on; exit 1 if one is at fault")
     explain.add(commands)
     preview.add(commands)
+    direct.add(commands)
     erase = commands.add_parser("erase", help="take a recipient's address out of the history")
     erase.add_argument("address", help="a mail address, or a number as it was configured")
     return parser.parse_args(arguments)

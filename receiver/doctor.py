@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import yaml
 
+from receiver import report
 from receiver.channels import DeliveryError
 from receiver.channels.email import Email
 from receiver.channels.sms import Sms
 from receiver.notification import HEARTBEAT
-from receiver.settings import ReceiverSettings
+from receiver.outbox import Outbox
+from receiver.report import ExporterError
+from receiver.settings import HeartbeatSettings, ReceiverSettings
 from receiver.store import Store, StoreUnavailableError, read_url
 from serving.settings import parse_duration
 
-__all__ = ["Finding", "Intervals", "examine", "intervals", "judge_window"]
+__all__ = ["Finding", "Intervals", "examine", "intervals", "judge_clock", "judge_heartbeat", "judge_window"]
 
 _TIMEOUT_SECONDS = 5
+_CLOCKS_DIFFER = timedelta(seconds=10)  # a third of a lease; a Date header is good to a second
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,61 @@ class Intervals:
 
 def examine(settings: ReceiverSettings) -> Iterator[Finding]:
     """One finding after the other, as they come in."""
-    yield _store(settings)
-    checks: Mapping[str, Callable[[ReceiverSettings], Finding]] = {"email": _email, "slack": _slack, "sms": _sms}
+    clocks: dict[str, timedelta] = {}
+    found = _store(settings, clocks)
+    yield found
+    if found.good:
+        yield _heartbeat(settings)
+    checks: Mapping[str, Callable[[], Finding]] = {
+        "email": lambda: _email(settings),
+        "slack": lambda: _slack(settings, clocks),
+        "sms": lambda: _sms(settings),
+    }
     for name, check in checks.items():
+        unable = settings.unable[name]
+        yield Finding(name, None, f"off, not set: {', '.join(unable)}") if unable else check()
         missing = settings.missing[name]
-        yield Finding(name, None, f"off, not set: {', '.join(missing)}") if missing else check(settings)
-    yield from _alertmanager(settings)
+        if missing and not unable:
+            yield Finding(
+                name, None, f"{', '.join(missing)} not set: only programs that name recipients themselves use it"
+            )
+    if settings.report.at:
+        yield _exporter(settings)
+    yield from _alertmanager(settings, clocks)
+    if clocks:
+        yield judge_clock(clocks)
+
+
+def judge_clock(ahead: Mapping[str, timedelta]) -> Finding:
+    """By how much this machine's clock is ahead of others'. Leases and retries are times that receivers share."""
+    where, most = max(ahead.items(), key=lambda one: abs(one[1]))
+    if abs(most) > _CLOCKS_DIFFER:
+        way = "ahead of" if most > timedelta(0) else "behind"
+        return Finding(
+            "clock",
+            False,
+            f"{_short(abs(most))} {way} that of {where}. Have both set by NTP (timedatectl set-ntp true).",
+        )
+    return Finding("clock", True, f"as that of {', '.join(sorted(ahead))}")
+
+
+def judge_heartbeat(heard: datetime | None, now: datetime, rule: HeartbeatSettings) -> Finding:
+    """Whether ColdChainWatchdog comes."""
+    what = "heartbeat"
+    if heard is None:
+        return Finding(
+            what,
+            False if rule.required else None,
+            f"{HEARTBEAT} was never heard. Load the shipped rules in Prometheus, and have Alertmanager send it here.",
+        )
+    silence = _short(now - heard)
+    if now - heard >= rule.missing_after:
+        return Finding(
+            what,
+            False,
+            f"last heard {silence} ago. See whether Prometheus and Alertmanager run and reach the receiver's /webhook.",
+        )
+    return Finding(what, True, f"heard {silence} ago")
 
 
 def judge_window(window: timedelta, found: list[Intervals]) -> Finding:
@@ -101,16 +156,44 @@ def _walk(route: Mapping[str, Any], webhooks: set[str]) -> Iterator[Intervals]:
         yield from _walk({**handed_down, **child}, webhooks)
 
 
-def _store(settings: ReceiverSettings) -> Finding:
+def _store(settings: ReceiverSettings, clocks: dict[str, timedelta]) -> Finding:
     url = read_url(settings.database_url.get_secret_value())
     store = Store(url)
     try:
-        store.read(lambda connection: connection.exec_driver_sql("SELECT 1"))
+        condition = store.inspect()
     except StoreUnavailableError as error:
-        return Finding("store", False, f"{error}. Check RECEIVER_DATABASE_URL and that the database is running.")
+        return Finding(
+            "store",
+            False,
+            f"{error}. Check RECEIVER_DATABASE_URL, that the database is running, and that this user may write there.",
+        )
     finally:
         store.close()
-    return Finding("store", True, url.render_as_string(hide_password=True))
+    if condition.clock is not None:
+        clocks["the database"] = datetime.now(UTC) - condition.clock
+    where = url.set(query={}).render_as_string(hide_password=True)
+    if not condition.readable:
+        return Finding(
+            "store", False, f"{where} was made by a newer version (schema {condition.revision}): install that one."
+        )
+    if condition.revision is None:
+        return Finding("store", True, f"{where} can be written; its tables are made at the first start")
+    if condition.revision != condition.newest:
+        older = f"schema {condition.revision}, brought to {condition.newest} at the next start"
+        return Finding("store", True, f"{where} can be written; {older}")
+    return Finding("store", True, f"{where} can be written; schema {condition.revision}")
+
+
+def _heartbeat(settings: ReceiverSettings) -> Finding:
+    store = Store(read_url(settings.database_url.get_secret_value()))
+    try:
+        condition = store.inspect()
+        heard = Outbox(store, "doctor").heartbeat() if condition.revision == condition.newest else None
+    except StoreUnavailableError as error:
+        return Finding("heartbeat", False, f"cannot be looked up: {error}.")
+    finally:
+        store.close()
+    return judge_heartbeat(heard, datetime.now(UTC), settings.heartbeat)
 
 
 def _email(settings: ReceiverSettings) -> Finding:
@@ -120,8 +203,45 @@ def _email(settings: ReceiverSettings) -> Finding:
         return Finding("email", False, f"{error}. Check SMTP_HOST, SMTP_PORT, SMTP_TLS, SMTP_USER and SMTP_PASSWORD.")
 
 
-def _slack(_settings: ReceiverSettings) -> Finding:
-    return Finding("slack", None, "configured; whether the hook lives, only a message can tell")
+def _slack(settings: ReceiverSettings, clocks: dict[str, timedelta]) -> Finding:
+    """The hooks' hosts are asked for their front page: a hook answers nothing that would not be a message."""
+    hosts = set()
+    for address in settings.slack.addresses.values():
+        parts = urlsplit(address.get_secret_value())
+        host = parts.netloc.rpartition("@")[2]
+        hosts.add(host)
+        try:
+            answer = requests.get(f"{parts.scheme}://{host}/", timeout=_TIMEOUT_SECONDS, allow_redirects=False)
+        except requests.RequestException as error:
+            return Finding(
+                "slack",
+                False,
+                f"{host} is not reached: {type(error).__name__}. Check SLACK_WEBHOOK_URL and the firewall.",
+            )
+        _read_clock(host, answer, clocks)
+    reached = ", ".join(sorted(hosts))
+    return Finding(
+        "slack",
+        None,
+        f"{reached} is reached; whether the hook lives only a message tells: coldchain-receiver test slack",
+    )
+
+
+def _exporter(settings: ReceiverSettings) -> Finding:
+    try:
+        document = report.fetch(settings.report)
+    except ExporterError as error:
+        return Finding("report", False, f"{error}. Check EXPORTER_URL and that the exporter is running.")
+    return Finding("report", True, f"the exporter says {document['status']}")
+
+
+def _read_clock(where: str, answer: requests.Response, clocks: dict[str, timedelta]) -> None:
+    try:
+        told = parsedate_to_datetime(answer.headers["Date"])
+    except (KeyError, ValueError, TypeError):
+        return
+    if told.tzinfo is not None:
+        clocks[where] = datetime.now(UTC) - told
 
 
 def _sms(settings: ReceiverSettings) -> Finding:
@@ -138,13 +258,14 @@ def _sms(settings: ReceiverSettings) -> Finding:
     return Finding("sms", True, f"the balance pays for {balance.sms} short or {balance.lms} long messages")
 
 
-def _alertmanager(settings: ReceiverSettings) -> Iterator[Finding]:
+def _alertmanager(settings: ReceiverSettings, clocks: dict[str, timedelta]) -> Iterator[Finding]:
     if settings.alertmanager_url is None:
         yield Finding("alertmanager", None, "ALERTMANAGER_URL is not set: its intervals are not checked")
         return
     try:
         answer = requests.get(f"{settings.alertmanager_url.rstrip('/')}/api/v2/status", timeout=_TIMEOUT_SECONDS)
         answer.raise_for_status()
+        _read_clock("Alertmanager", answer, clocks)
         found = intervals(answer.json()["config"]["original"])
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         words = str(error) if type(error) is ValueError else type(error).__name__

@@ -8,17 +8,20 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 
-__all__ = ["Store", "StoreUnavailableError", "read_url"]
+__all__ = ["Condition", "Store", "StoreUnavailableError", "read_url"]
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +31,7 @@ T = TypeVar("T")
 _LOCK_SECONDS = 3
 _STATEMENT_SECONDS = 5
 _MOST_TOGETHER = 100
+_NEW_TABLE = "CREATE TABLE coldchain_probe (tried int)"  # what a migration must be allowed to do
 _MIGRATION_LOCK = 0x636F6C64  # any number that no other program on the same PostgreSQL takes
 
 
@@ -48,6 +52,18 @@ def read_url(value: str) -> URL:
     if url.drivername == "sqlite" and url.database in (None, "", ":memory:"):
         raise ValueError("nothing would survive a restart: name a file, such as sqlite:///receiver.db")
     return url
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A database as it was found: the version of its tables and of this program's; None: there are none yet."""
+
+    revision: str | None
+    newest: str | None
+    readable: bool
+    """False where a newer version of this program has made them."""
+    clock: datetime | None = None
+    """What time it is there, if it is another machine."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,26 @@ class Store:
             self._jobs.put(None)
             self._writer.join()
         self._engine.dispose()
+
+    def inspect(self) -> Condition:
+        """Tries whether one may write; migrates nothing and makes no file. Raises StoreUnavailableError."""
+        script = ScriptDirectory.from_config(_alembic())
+        newest = script.get_current_head()
+        if self._file is not None and not self._file.exists():
+            if os.access(self._file.parent, os.W_OK | os.X_OK):
+                return Condition(None, newest, readable=True)
+            raise StoreUnavailableError(f"{self._file} is not there and cannot be made")
+        try:
+            with self._engine.connect().execution_options(writes=True) as connection, connection.begin() as tried:
+                revision = MigrationContext.configure(connection).get_current_revision()
+                writes = "UPDATE alembic_version SET version_num = version_num" if revision == newest else _NEW_TABLE
+                connection.execute(text(writes))
+                clock = connection.execute(text("SELECT now()")).scalar() if self._file is None else None
+                tried.rollback()
+        except (SQLAlchemyError, OSError) as error:
+            raise self._unavailable(error) from None
+        known = {one.revision for one in script.walk_revisions()}
+        return Condition(revision, newest, readable=revision is None or revision in known, clock=clock)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` in a transaction that it does not write in."""
@@ -221,10 +257,15 @@ def _postgresql(url: URL, patience: int) -> Engine:
 
 def _migrate(engine: Engine) -> None:
     """Brings the tables to this version's, in one transaction; a second process waits for the first."""
-    config = Config()
-    config.set_main_option("script_location", os.fspath(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config = _alembic()
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", os.fspath(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config

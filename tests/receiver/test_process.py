@@ -263,7 +263,15 @@ def test_doctor_tries_everything_and_says_what_to_do(sandbox: Sandbox, tmp_path:
     done = process.run("doctor")
     assert done.returncode == 1
     lines = {line[6:].split(":")[0]: line[:6].strip() for line in done.stdout.splitlines()}
-    assert lines == {"store": "ok", "email": "ok", "slack": "-", "sms": "FAULT", "alertmanager": "-"}
+    assert lines == {
+        "store": "ok",
+        "heartbeat": "-",
+        "email": "ok",
+        "slack": "-",
+        "sms": "FAULT",
+        "alertmanager": "-",
+        "clock": "ok",
+    }
     assert "Aligo answered -102" in done.stdout
     assert "Check ALIGO_API_KEY" in done.stdout
 
