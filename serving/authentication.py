@@ -40,9 +40,13 @@ class Authentication:
         users: dict[str, str],
         token: SecretStr | None,
         refused: Callable[[str], None] = lambda _path: None,
+        *,
+        certified: bool = False,
     ) -> None:
+        """`certified`: nobody gets here without a client certificate that was verified."""
         self.app = app
         self._refused = refused
+        self._certified = certified
         self.configure(users, token)
 
     def configure(self, users: dict[str, str], token: SecretStr | None) -> None:
@@ -60,6 +64,8 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers 401."""
         if scope["type"] != "http" or not self.required or scope["path"] in OPEN_PATHS:
+            if self._certified and scope["type"] == "http":
+                scope.setdefault("state", {})["authenticated"] = True
             await self.app(scope, receive, send)
             return
         scheme, _, credential = Headers(scope=scope).get("authorization", "").partition(" ")

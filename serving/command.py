@@ -155,14 +155,16 @@ class _Server:
         self._file: Path | None = options.web_config_file
         self._token = token
         config = web.read(self._file) if self._file is not None else web.WebConfig()
-        self._authentication = Authentication(app, dict(config.basic_auth_users), token(), refused)
-        self._app = around(self._authentication)
         self._stopping = stopping
         self._tls = web.ssl_context(config.tls_server_config) if config.tls_server_config is not None else None
         self._client_certificate = (
             config.tls_server_config is not None
             and config.tls_server_config.client_auth_type == "RequireAndVerifyClientCert"
         )
+        self._authentication = Authentication(
+            app, dict(config.basic_auth_users), token(), refused, certified=self._client_certificate
+        )
+        self._app = around(self._authentication)
         closed = self._authentication.required or self._client_certificate
         if not self.address.is_loopback and not closed and not options.allow_anonymous:
             problem = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from pydantic import SecretStr
 
 from receiver.audiences import routing
-from receiver.notice import InvalidNoticeError, Notice, Plan, Posted, outcome, plan, read
-from receiver.outbox import Accepted, DeliveryRecord
+from receiver.notice import InvalidNoticeError, Notice, Plan, Posted, outcome, plan, post, read
+from receiver.outbox import Accepted, DeliveryRecord, Filter, KeyReusedError, Outbox, Settlement
 from receiver.settings import ReceiverSettings
+from receiver.store import Store
 from tests.receiver.making import NOW
 
 GUIDE = {
@@ -334,3 +336,42 @@ def test_channel_that_could_not_be_asked_is_no_success() -> None:
         "errors": {"sms": "off, not set: ALIGO_API_KEY"},
         "notification": 7,
     }
+
+
+# In the store
+
+
+def posted(outbox: Outbox, key: str | None, now: datetime = NOW, **change: Any) -> Posted:
+    found = settings()
+    return post(read(GUIDE | change, found), outbox, routing(found), found, now=now, source="notify", key=key)
+
+
+def test_of_two_processes_that_store_the_same_request_at_once_one_does(store: Store) -> None:
+    outboxes = [Outbox(store, f"{number}") for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(lambda outbox: posted(outbox, "order-17").notification_id, outboxes))
+    assert set(numbers) == {numbers[0]}
+    (record,) = outboxes[0].history(Filter())
+    assert sorted(delivery.channel for delivery in record.deliveries) == ["email", "slack"]
+
+
+def test_key_of_another_request_is_refused_and_nothing_is_stored(outbox: Outbox) -> None:
+    posted(outbox, "order-17")
+    with pytest.raises(KeyReusedError):
+        posted(outbox, "order-17", title="다른 알림")
+    assert len(outbox.history(Filter())) == 1
+
+
+def test_key_is_forgotten_with_its_notification(outbox: Outbox) -> None:
+    posted(outbox, "order-17")
+    for channel in ("email", "slack"):
+        for claim in outbox.claim(channel, now=NOW, limit=1):
+            told = {recipient.position: ("delivered", None) for recipient in claim.recipients}
+            outbox.finish(claim, Settlement("delivered", told), now=NOW)
+    outbox.prune(before=NOW + timedelta(days=1), seen_before=NOW)
+    again = posted(outbox, "order-17", title="다른 알림")
+    assert (again.accepted.deliveries, again.accepted.duplicate) == (2, False)
+
+
+def test_same_request_without_a_key_is_told_again(outbox: Outbox) -> None:
+    assert posted(outbox, None).notification_id != posted(outbox, None).notification_id

@@ -50,10 +50,12 @@ def brief(sandbox: Sandbox, tmp_path: Path) -> Iterator[World]:
 
 
 @contextlib.contextmanager
-def another_door(world: World, *, token: str | None = None, allow_anonymous: bool = False) -> Iterator[httpx.Client]:
+def another_door(
+    world: World, *, token: str | None = None, certified: bool = False, allow_anonymous: bool = False
+) -> Iterator[httpx.Client]:
     """To the same receiver, with other flags."""
     app = create_app(world.receiver, reload=world.reload, allow_anonymous=allow_anonymous)
-    asking = Authentication(app, {}, SecretStr(token) if token is not None else None)
+    asking = Authentication(app, {}, SecretStr(token) if token is not None else None, certified=certified)
     config = uvicorn.Config(asking, port=0, log_config=None, http="httptools", ws="none", lifespan="off")
     with served(config) as url, httpx.Client(base_url=url, trust_env=False, timeout=20) as client:
         yield client
@@ -406,6 +408,12 @@ def test_credential_is_asked_for_and_enough(world: World, method: str, path: str
     with another_door(world, token="the-token") as client:
         assert ask(client, method, path, {}) == 401
         assert ask(client, method, path, FAR | {"Authorization": "Bearer the-token"}) == 200
+
+
+@pytest.mark.parametrize(("method", "path"), DOORS)
+def test_client_certificate_is_a_credential_too(world: World, method: str, path: str) -> None:
+    with another_door(world, certified=True) as client:
+        assert ask(client, method, path, FAR) == 200
 
 
 @pytest.mark.parametrize(("method", "path"), DOORS)
