@@ -65,6 +65,7 @@ class Chain:
         default_factory=lambda: {name: free_port() for name in ("exporter", "receiver", "prometheus", "alertmanager")}
     )
     settings: str = EXPORTER_SETTINGS
+    receiver_settings: str = ""
 
     def url(self, name: str, path: str = "") -> str:
         """An address of one of the four."""
@@ -73,6 +74,7 @@ class Chain:
     def start(self) -> None:
         """Starts what is not running, and returns when all of it says that it is ready."""
         (self.folder / "exporter.yaml").write_text(self.settings)
+        (self.folder / "receiver.yaml").write_text(self.receiver_settings)
         smtp_host, smtp_port = self.sandbox.smtp
         quicken(
             self.folder,
@@ -94,7 +96,7 @@ class Chain:
         address = f"--web.listen-address=127.0.0.1:{self.ports[name]}"
         commands = {
             "exporter": [sys.executable, "-m", "exporter", address, f"--config.file={self.folder}/exporter.yaml"],
-            "receiver": [sys.executable, "-m", "receiver", address],
+            "receiver": [sys.executable, "-m", "receiver", address, f"--config.file={self.folder}/receiver.yaml"],
             "alertmanager": [
                 *(program("prometheus-alertmanager", "alertmanager"), address, "--cluster.listen-address="),
                 *(f"--config.file={self.folder}/alertmanager.yml", f"--storage.path={self.folder}/alertmanager"),
@@ -177,10 +179,12 @@ class Chain:
 
 
 @contextlib.contextmanager
-def running_chain(folder: Path, database_url: str, settings: str | None = None) -> Iterator[Chain]:
+def running_chain(
+    folder: Path, database_url: str, settings: str | None = None, receiver_settings: str = ""
+) -> Iterator[Chain]:
     """A chain that watches `database_url`, ended with everything in it at the end."""
     with Sandbox(Options(slack_rate=0)) as sandbox:
-        chain = Chain(folder, database_url, sandbox)
+        chain = Chain(folder, database_url, sandbox, receiver_settings=receiver_settings)
         if settings is not None:
             chain.settings = settings
         try:
