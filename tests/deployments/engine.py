@@ -159,7 +159,10 @@ def running_engine(folder: Path) -> Iterator[Engine]:
     _need_programs()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            ["unshare", "--net", "--mount", "--propagation", "shared", "sh", "-ec", START.format(folder=folder)],
+            [
+                *("setpriv", "--pdeathsig", "TERM"),  # it does not outlive a test run that is killed
+                *("unshare", "--net", "--mount", "--propagation", "shared", "sh", "-ec", START.format(folder=folder)),
+            ],
             stdout=log,
             stderr=log,
             env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
@@ -206,7 +209,7 @@ def _need_programs() -> None:
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("an engine of one's own is started by root on Linux alone")
     folders = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-    needed = ("dockerd", "docker", "unshare", "nsenter", "ip", "mmdebstrap")
+    needed = ("dockerd", "docker", "setpriv", "unshare", "nsenter", "ip", "mmdebstrap")
     missing = [name for name in needed if shutil.which(name, path=folders) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)} (Debian: docker.io, iproute2, mmdebstrap)")
