@@ -325,7 +325,6 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     folder = tmp_path_factory.mktemp("real")
     with Sandbox(Options(slack_rate=0)) as sandbox, StandIn("backend").running() as backend:
         chain = Chain(folder, SQLite(folder / "dispatch.db").url, sandbox)
-        (folder / "exporter.yaml").write_text(chain.settings)
         try:
             for name in ("exporter", "receiver"):
                 chain.run(name)

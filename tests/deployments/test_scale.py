@@ -74,7 +74,6 @@ def query(address: str, expression: str) -> list[dict[str, Any]]:
 def test_victoria_metrics_keeps_what_people_look_at_and_outlives_prometheus(tmp_path: Path) -> None:
     with Sandbox(Options()) as sandbox, victoria_metrics(tmp_path / "long") as long:
         chain = Chain(tmp_path, SQLite(tmp_path / "dispatch.db").url, sandbox)
-        (tmp_path / "exporter.yaml").write_text(chain.settings)
         quicken(
             tmp_path,
             divide=60,

@@ -67,14 +67,16 @@ class Chain:
     settings: str = EXPORTER_SETTINGS
     receiver_settings: str = ""
 
+    def __post_init__(self) -> None:
+        (self.folder / "exporter.yaml").write_text(self.settings)
+        (self.folder / "receiver.yaml").write_text(self.receiver_settings)
+
     def url(self, name: str, path: str = "") -> str:
         """An address of one of the four."""
         return f"http://127.0.0.1:{self.ports[name]}{path}"
 
     def start(self) -> None:
         """Starts what is not running, and returns when all of it says that it is ready."""
-        (self.folder / "exporter.yaml").write_text(self.settings)
-        (self.folder / "receiver.yaml").write_text(self.receiver_settings)
         smtp_host, smtp_port = self.sandbox.smtp
         quicken(
             self.folder,
@@ -180,13 +182,11 @@ class Chain:
 
 @contextlib.contextmanager
 def running_chain(
-    folder: Path, database_url: str, settings: str | None = None, receiver_settings: str = ""
+    folder: Path, database_url: str, settings: str = EXPORTER_SETTINGS, receiver_settings: str = ""
 ) -> Iterator[Chain]:
     """A chain that watches `database_url`, ended with everything in it at the end."""
     with Sandbox(Options(slack_rate=0)) as sandbox:
-        chain = Chain(folder, database_url, sandbox, receiver_settings=receiver_settings)
-        if settings is not None:
-            chain.settings = settings
+        chain = Chain(folder, database_url, sandbox, settings=settings, receiver_settings=receiver_settings)
         try:
             chain.start()
             yield chain
