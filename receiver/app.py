@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import datetime, tzinfo
@@ -24,7 +25,7 @@ from receiver.alertmanager import InvalidPayloadError
 from receiver.firing import Unreachable
 from receiver.messages import plain
 from receiver.notification import SEVERITIES, Alert, masked
-from receiver.outbox import DeliveryRecord, Filter, NotificationRecord
+from receiver.outbox import Accepted, DeliveryRecord, Filter, NotificationRecord
 from receiver.service import CHANNELS, Receiver
 from receiver.store import StoreUnavailableError
 from serving.reload import Reload
@@ -37,9 +38,9 @@ _MOST_LISTED = 500
 _LISTED_ON_PAGE = 30
 _LONGEST_DETAIL = 300
 # Of all bodies that are being read or worked on. What becomes of one in Python is some ten times its size, so the
-# large ones are worked on one after the other.
+# large ones are worked on one after the other, and in a thread, for they take longer than the others are to wait.
 _MOST_BYTES_AT_ONCE = 64 * 2**20
-_LARGE_BYTES = 2**20
+_LARGE_BYTES = 2**16
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -113,8 +114,11 @@ class _Doors:
                     self._receiver.metrics.posted("unavailable")
                     raise HTTPException(503, "too much is being taken in at once: try again")
                 chunks.append(chunk)
-            limiter = self._large if size > _LARGE_BYTES else None
-            accepted = await anyio.to_thread.run_sync(self._receiver.accept, b"".join(chunks), limiter=limiter)
+            body = b"".join(chunks)
+            if size > _LARGE_BYTES:
+                accepted = await anyio.to_thread.run_sync(self._take_in_large, body, limiter=self._large)
+            else:
+                accepted = await asyncio.wrap_future(self._receiver.accept(body))
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except InvalidPayloadError as error:
@@ -128,6 +132,9 @@ class _Doors:
                 "duplicate": accepted.duplicate,
             }
         )
+
+    def _take_in_large(self, body: bytes) -> Accepted:
+        return self._receiver.accept(body).result()
 
     def metrics(self, request: Request) -> Response:
         body, headers = self._receiver.metrics.scrape(

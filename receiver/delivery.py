@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -135,8 +135,35 @@ class Observer:
         """An attempt was made and noted."""
 
 
+class _Line:
+    """What a channel's threads share."""
+
+    def __init__(self, carrier: Carrier) -> None:
+        self.carrier = carrier
+        self.pace = _Pace(carrier.pause)
+        self.wake = threading.Event()
+        """Set when there may be something to claim."""
+        self.claimed: queue.SimpleQueue[Claim | None] = queue.SimpleQueue()
+        self.open = 0
+        """How many claims wait or are being sent."""
+        self._lock = threading.Lock()
+
+    def room(self) -> int:
+        """How many deliveries to claim now. Where each is as good as another, some wait so that no worker does."""
+        workers, gathering = self.carrier.workers, self.carrier.gathering
+        with self._lock:
+            if self.carrier.pause or gathering.rate is not None:
+                return 1 if self.open < workers else 0
+            return 2 * workers - self.open if self.open <= workers else 0
+
+    def changed(self, by: int) -> None:
+        """Counts claims that came, or one that is done with."""
+        with self._lock:
+            self.open += by
+
+
 class Workers:
-    """The threads that deliver. `start` and `stop` are called once each."""
+    """The threads that deliver: for each channel one that claims and some that send. `start` and `stop` once each."""
 
     def __init__(
         self,
@@ -151,31 +178,30 @@ class Workers:
         """`only` is the one notification to deliver: each of its deliveries that is due, and then no more."""
         self._outbox = outbox
         self._only = only
-        self._carriers = dict(carriers)
         self._policy = policy
         self._observer = observer
         self._clock = clock
         self._stopping = threading.Event()
-        self._wake = {name: threading.Event() for name in carriers}
-        self._paces = {name: _Pace(carrier.pause) for name, carrier in carriers.items()}
+        self._lines = {name: _Line(carrier) for name, carrier in carriers.items()}
+        self._taken: dict[int, Claim] = {}  # claimed, and not begun yet
         self._sending: dict[int, Claim] = {}
         self._store_gone = False
         self._threads = [
-            threading.Thread(target=self._work, args=(name,), name=f"{name}-{number}", daemon=True)
+            threading.Thread(target=target, args=(name,), name=f"{name}-{number}", daemon=True)
             for name, carrier in carriers.items()
-            for number in range(carrier.workers)
+            for number, target in enumerate([self._claim_all, *[self._send_all] * carrier.workers])
         ]
         self._threads.append(threading.Thread(target=self._renew, name="lease", daemon=True))
 
     def start(self) -> None:
-        """Starts every channel's workers."""
+        """Starts every channel's threads."""
         for thread in self._threads:
             thread.start()
 
     def wake(self) -> None:
         """Says that there is something new, so that nobody waits for the next look."""
-        for event in self._wake.values():
-            event.set()
+        for line in self._lines.values():
+            line.wake.set()
 
     def retire(self) -> None:
         """Takes on nothing more; what is being sent is finished without anyone waiting for it."""
@@ -188,13 +214,14 @@ class Workers:
         self.retire()
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        left = list(self._sending.copy().values())
-        if left:
-            log.warning("stopped while sending: to be sent again", deliveries=[claim.id for claim in left])
-            try:
-                self._outbox.release(left, now=self._clock())
-            except StoreUnavailableError as error:
-                log.warning("deliveries not given back, their lease will end", error=str(error))
+        begun, untouched = list(self._sending.copy().values()), list(self._taken.copy().values())
+        if begun:
+            log.warning("stopped while sending: to be sent again", deliveries=[claim.id for claim in begun])
+        try:
+            if begun or untouched:
+                self._outbox.release(begun, untouched, now=self._clock())
+        except StoreUnavailableError as error:
+            log.warning("deliveries not given back, their lease will end", error=str(error))
 
     def finish(self, *, within: timedelta) -> None:
         """For those of one notification: waits until there is no more to do, and stops."""
@@ -203,25 +230,42 @@ class Workers:
             thread.join(max(0.0, deadline - time.monotonic()))
         self.stop(within=timedelta(0))
 
-    def _work(self, name: str) -> None:
-        carrier = self._carriers[name]
-        channel = carrier.open()
+    def _claim_all(self, name: str) -> None:
+        line = self._lines[name]
         while not self._stopping.is_set():
             try:
-                claim = self._claim(name)
-                if claim is None and self._only is not None:
-                    break
-                if claim is None:
-                    self._wait(name)
-                else:
-                    with self._noted(claim):
-                        self._deliver(claim, carrier, channel)
+                room = line.room()
+                claims = self._claim(name, room) if room else []
                 self._store_is_there()
+                if self._only is not None and not claims and not line.open:
+                    break
+                if room and not claims:
+                    self._wait(name)
+                elif not claims:
+                    line.wake.wait(_POLL_SECONDS)
+                    line.wake.clear()
             except StoreUnavailableError as error:
                 self._store_is_gone(error)
                 if self._only is not None:
                     break
                 self._stopping.wait(_STORE_PAUSE_SECONDS)
+        for _ in range(line.carrier.workers):
+            line.claimed.put(None)
+
+    def _send_all(self, name: str) -> None:
+        line = self._lines[name]
+        channel = line.carrier.open()
+        while (claim := line.claimed.get()) is not None:
+            if self._stopping.is_set():
+                continue  # stop() gives it back
+            self._sending[claim.id] = self._taken.pop(claim.id)
+            try:
+                self._deliver(claim, line, channel)
+            except StoreUnavailableError as error:
+                self._store_is_gone(error)
+            self._sending.pop(claim.id, None)
+            line.changed(-1)
+            line.wake.set()  # there is room, and the group's next message may go now
         channel.close()
 
     def _store_is_gone(self, error: StoreUnavailableError) -> None:
@@ -235,26 +279,27 @@ class Workers:
             self._store_gone = False
             log.info("store available again")
 
-    def _claim(self, name: str) -> Claim | None:
-        pace = self._paces[name]
-        with pace.lock:
-            now = self._clock()
-            claims = self._outbox.claim(
-                name,
-                now=now,
-                limit=1,
-                busy_lanes=pace.busy(now),
-                only=self._only,
-                gathering=self._carriers[name].gathering,
-            )
-            for claim in claims:
-                pace.used(claim.lane, now)
-        return claims[0] if claims else None
+    def _claim(self, name: str, room: int) -> list[Claim]:
+        line, now = self._lines[name], self._clock()
+        claims = self._outbox.claim(
+            name,
+            now=now,
+            limit=room,
+            busy_lanes=line.pace.busy(now),
+            only=self._only,
+            gathering=line.carrier.gathering,
+        )
+        line.changed(len(claims))
+        for claim in claims:
+            line.pace.used(claim.lane, now)
+            self._taken[claim.id] = claim
+            line.claimed.put(claim)
+        return claims
 
-    def _deliver(self, claim: Claim, carrier: Carrier, channel: Channel) -> None:
-        outcome = _attempt(claim, carrier, channel)
+    def _deliver(self, claim: Claim, line: _Line, channel: Channel) -> None:
+        outcome = _attempt(claim, line.carrier, channel)
         now = self._clock()
-        self._paces[claim.channel].rest(claim.lane, now, _asked_pause(outcome))
+        line.pace.rest(claim.lane, now, _asked_pause(outcome))
         settlement = settle(claim, outcome, now, policy=self._policy, chance=random.random())  # noqa: S311 - no secret
         while True:
             try:
@@ -265,29 +310,21 @@ class Workers:
                 log.warning("outcome not noted yet", delivery=claim.id, error=str(error))
                 if self._stopping.wait(_STORE_PAUSE_SECONDS):
                     raise
-        self._wake[claim.channel].set()  # the group's next message may go now
         self._observer.attempted(claim, settlement, outcome, now)
         _tell(claim, settlement)
 
     def _wait(self, name: str) -> None:
-        now = self._clock()
+        """Until something is due, or may be."""
+        line, now = self._lines[name], self._clock()
         due = self._outbox.next_due(name)
-        ready = self._paces[name].next_ready(now)
+        ready = line.pace.next_ready(now)
         seconds = _POLL_SECONDS
         if ready is not None:
             seconds = min(seconds, (ready - now).total_seconds())
         if due is not None and (due > now or ready is None):
             seconds = min(seconds, (due - now).total_seconds())
-        self._wake[name].wait(max(seconds, 0.01))
-        self._wake[name].clear()
-
-    @contextmanager
-    def _noted(self, claim: Claim) -> Iterator[None]:
-        self._sending[claim.id] = claim
-        try:
-            yield
-        finally:
-            del self._sending[claim.id]
+        line.wake.wait(max(seconds, 0.01))
+        line.wake.clear()
 
     def _renew(self) -> None:
         while not self._stopping.wait(_RENEW_SECONDS):
@@ -301,24 +338,26 @@ class _Pace:
     """Which lanes of a channel must rest, and until when."""
 
     def __init__(self, pause: timedelta) -> None:
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
         self._pause = pause
         self._ready: dict[str, datetime] = {}
 
     def used(self, lane: str, now: datetime) -> None:
         if self._pause:
-            self._ready[lane] = now + self._pause
+            with self._lock:
+                self._ready[lane] = now + self._pause
 
     def rest(self, lane: str, now: datetime, asked: timedelta) -> None:
         """From the end of a message on: how long it took to be sent is not known to the peer."""
-        with self.lock:
+        with self._lock:
             self._ready[lane] = now + max(self._pause, asked)
 
     def busy(self, now: datetime) -> list[str]:
-        return [lane for lane, ready in self._ready.items() if ready > now]
+        with self._lock:
+            return [lane for lane, ready in self._ready.items() if ready > now]
 
     def next_ready(self, now: datetime) -> datetime | None:
-        with self.lock:
+        with self._lock:
             return min((ready for ready in self._ready.values() if ready > now), default=None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, TypeAlias
@@ -17,7 +17,6 @@ from sqlalchemy import (
     and_,
     exists,
     func,
-    literal_column,
     or_,
     select,
     update,
@@ -28,7 +27,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from receiver import digest
 from receiver.digest import Gathering, Lane
 from receiver.notification import SEVERITIES
-from receiver.tables import OPEN_STATES, deliveries, lanes, recipients
+from receiver.tables import deliveries, is_open, lanes, recipients
 
 __all__ = ["CRITICAL", "admit", "same_readers"]
 
@@ -38,8 +37,6 @@ CRITICAL = SEVERITIES.index("critical")
 
 _BACKLOG = timedelta(minutes=1)  # what has waited for longer goes along with what is tried again
 _AT_ONCE = 1_000  # deliveries in one message; what is beyond it makes another
-# As the partial indexes have it: SQLite takes one only where the query repeats its words.
-_OPEN = deliveries.c.state.in_([literal_column(f"'{state}'") for state in OPEN_STATES])
 
 
 class _Along(Enum):
@@ -50,10 +47,34 @@ class _Along(Enum):
     ALL = "everything"
 
 
-def admit(connection: Connection, row: AnyRow, gathering: Gathering, now: datetime) -> int | None:
-    """Merges into a delivery just claimed what goes with it, and says how many; None: it is put off to a digest."""
-    if _has_reached_some(connection, row.id):
-        return 0
+def admit(
+    connection: Connection, claimed: Sequence[AnyRow], gathering: Gathering, now: datetime
+) -> dict[int, int | None]:
+    """Merges into each delivery just claimed what goes with it, and says how many; None: it is put off to a digest.
+
+    One that has gone along with another is not in the answer.
+    """
+    ids = [row.id for row in claimed]
+    reached = _have_reached_some(connection, ids)
+    crowded = _crowded(connection, claimed) if gathering.rate is None else frozenset()
+    found: dict[int, int | None] = {}
+    gone: set[int] = set()
+    for row in sorted(claimed, key=lambda row: (-row.urgency, row.next_attempt_at, row.id)):
+        if row.id in gone:
+            continue
+        if row.id in reached or (gathering.rate is None and row.thread not in crowded):
+            found[row.id] = 0
+            continue
+        ids.remove(row.id)
+        merged = _admit(connection, row, ids, gathering, now)
+        gone |= set(merged or ())
+        found[row.id] = None if merged is None else len(merged)
+    return found
+
+
+def _admit(
+    connection: Connection, row: AnyRow, mates: Sequence[int], gathering: Gathering, now: datetime
+) -> list[int] | None:
     again = bool(row.attempts) or row.unanswered_since is not None
     along = _Along.BACKLOG if again and gathering.rate is not None else _Along.GROUP
     lane = None
@@ -66,12 +87,13 @@ def admit(connection: Connection, row: AnyRow, gathering: Gathering, now: dateti
             _keep(connection, row, lane)
             return None
         along = _Along.ALL if turn.gather else along
-    count = 0
+    merged: list[int] = []
     if gathering.unanswered or row.unanswered_since is None:
-        count = _merge(connection, row, _others(connection, row, along, gathering, now), now)
+        merged = _others(connection, row, mates, along, gathering, now)
+        _merge(connection, row, merged, now)
     if lane is not None and gathering.rate is not None:
-        _keep(connection, row, digest.note(lane, count, gathering.rate, now))
-    return count
+        _keep(connection, row, digest.note(lane, len(merged), gathering.rate, now))
+    return merged
 
 
 def same_readers(connection: Connection, first: int, others: Iterable[int]) -> list[int]:
@@ -86,9 +108,28 @@ def same_readers(connection: Connection, first: int, others: Iterable[int]) -> l
     return [one for one, some in addresses.items() if one != first and some == addresses[first]]
 
 
-def _has_reached_some(connection: Connection, delivery_id: int) -> bool:
-    reached = exists().where(recipients.c.delivery_id == delivery_id, recipients.c.state == "delivered")
-    return bool(connection.execute(select(reached)).scalar())
+def _have_reached_some(connection: Connection, ids: Sequence[int]) -> frozenset[int]:
+    """Those that some of their recipients have."""
+    statement = select(recipients.c.delivery_id).where(
+        recipients.c.delivery_id.in_(ids), recipients.c.state == "delivered"
+    )
+    return frozenset(connection.execute(statement).scalars())
+
+
+def _crowded(connection: Connection, claimed: Sequence[AnyRow]) -> frozenset[str]:
+    """The groups of which more waits than one claimed delivery."""
+    threads = [row.thread for row in claimed]
+    waiting = connection.execute(
+        select(deliveries.c.thread)
+        .where(
+            is_open(deliveries),
+            deliveries.c.thread.in_(threads),
+            deliveries.c.channel.in_({row.channel for row in claimed}),
+            deliveries.c.id.not_in([row.id for row in claimed]),
+        )
+        .distinct()
+    ).scalars()
+    return frozenset(waiting) | {thread for thread in threads if threads.count(thread) > 1}
 
 
 def _same_lane(row: AnyRow) -> ColumnElement[bool]:
@@ -104,7 +145,10 @@ def _same_class(row: AnyRow) -> ColumnElement[bool]:
     return deliveries.c.urgency >= CRITICAL if row.urgency >= CRITICAL else deliveries.c.urgency < CRITICAL
 
 
-def _others(connection: Connection, row: AnyRow, along: _Along, gathering: Gathering, now: datetime) -> list[int]:
+def _others(
+    connection: Connection, row: AnyRow, mates: Sequence[int], along: _Along, gathering: Gathering, now: datetime
+) -> list[int]:
+    """What goes along with it; of what is claimed already only `mates`, which nobody has begun to send."""
     same_group = deliveries.c.thread == row.thread
     since = func.coalesce(deliveries.c.held_until, deliveries.c.created_at, type_=deliveries.c.created_at.type)
     stuck = or_(
@@ -123,12 +167,12 @@ def _others(connection: Connection, row: AnyRow, along: _Along, gathering: Gathe
         connection.execute(
             select(deliveries.c.id)
             .where(
-                _OPEN,
+                is_open(deliveries),
                 deliveries.c.state != "held",
                 _same_lane(row),
                 deliveries.c.locale == row.locale,
                 deliveries.c.id != row.id,
-                deliveries.c.lease_owner.is_(None),
+                or_(deliveries.c.lease_owner.is_(None), deliveries.c.id.in_(mates)),
                 *([] if gathering.unanswered else [deliveries.c.unanswered_since.is_(None)]),
                 wanted,
                 ~follows,
@@ -154,14 +198,14 @@ def _follows_one(name: str, row: AnyRow, which: Callable[[FromClause], ColumnEle
         earlier.c.lane == deliveries.c.lane,
         earlier.c.id < deliveries.c.id,
         earlier.c.id != row.id,
-        earlier.c.state.in_(OPEN_STATES),
+        is_open(earlier),
         which(earlier),
     )
 
 
-def _merge(connection: Connection, row: AnyRow, ids: list[int], now: datetime) -> int:
+def _merge(connection: Connection, row: AnyRow, ids: Sequence[int], now: datetime) -> None:
     if not ids:
-        return 0
+        return
     last = select(func.max(deliveries.c.give_up_at)).where(deliveries.c.id.in_([row.id, *ids])).scalar_subquery()
     connection.execute(update(deliveries).where(deliveries.c.id == row.id).values(give_up_at=last))
     # what they had gathered themselves comes with them
@@ -169,9 +213,15 @@ def _merge(connection: Connection, row: AnyRow, ids: list[int], now: datetime) -
     connection.execute(
         update(deliveries)
         .where(deliveries.c.id.in_(ids))
-        .values(state="merged", merged_into=row.id, settled_at=now, unanswered_since=None)
+        .values(
+            state="merged",
+            merged_into=row.id,
+            settled_at=now,
+            unanswered_since=None,
+            lease_owner=None,
+            lease_until=None,
+        )
     )
-    return len(ids)
 
 
 def _put_off(connection: Connection, row: AnyRow, until: datetime) -> None:
@@ -182,7 +232,7 @@ def _put_off(connection: Connection, row: AnyRow, until: datetime) -> None:
         .values(next_attempt_at=until, lease_owner=None, lease_until=None, claimed_at=None)
     )
     waiting = select(deliveries.c.id).where(
-        _OPEN,
+        is_open(deliveries),
         deliveries.c.state == "pending",
         _same_lane(row),
         _same_class(row),

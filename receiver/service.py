@@ -7,6 +7,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -23,7 +24,7 @@ from receiver.firing import Alertmanager, Firing, Unreachable, firing
 from receiver.heartbeat import Watch
 from receiver.metrics import Metrics
 from receiver.notice import Notice, Posted
-from receiver.outbox import Accepted, Claim, Outbox
+from receiver.outbox import Accepted, Addition, Claim, Outbox
 from receiver.report import Reporter
 from receiver.settings import ReceiverSettings
 from receiver.store import Store, StoreUnavailableError, read_url
@@ -108,29 +109,41 @@ class Receiver:
         _tell_channels(settings)
         self._workers.start()
 
-    def accept(self, body: bytes) -> Accepted:
-        """Stores what Alertmanager posted; raises InvalidPayloadError or StoreUnavailableError."""
+    def accept(self, body: bytes) -> Future[Accepted]:
+        """Has what Alertmanager posted stored, and does not wait: the answer, or StoreUnavailableError, comes later.
+
+        Raises InvalidPayloadError.
+        """
         now = self._clock()
         try:
             notification = parse(body)
-            accepted = self.outbox.add(
+        except InvalidPayloadError as error:
+            self.metrics.posted("invalid")
+            log.warning("webhook refused", error=str(error)[:300])
+            raise
+        answer = self.outbox.submit(
+            Addition.of(
                 notification,
                 routing.planner(notification, self._routing, now),
                 now=now,
                 dedup_window=self.settings.dedup_window,
                 give_up_after=self.settings.retry.give_up_after,
+                source="alertmanager",
+                asked=None,
             )
-        except InvalidPayloadError as error:
-            self.metrics.posted("invalid")
-            log.warning("webhook refused", error=str(error)[:300])
-            raise
-        except StoreUnavailableError as error:
+        )
+        answer.add_done_callback(self._answered)
+        return answer
+
+    def _answered(self, answer: Future[Accepted]) -> None:
+        error = answer.exception()
+        if error is not None:
             self.metrics.posted("unavailable")
             log.warning("webhook not stored", error=str(error))
-            raise
+            return
+        accepted = answer.result()
         self.metrics.posted("duplicate" if accepted.duplicate else "accepted")
         self._stored(accepted)
-        return accepted
 
     def tell(
         self,

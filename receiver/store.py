@@ -26,6 +26,7 @@ __all__ = ["Condition", "Store", "StoreUnavailableError", "read_url"]
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 # Below the 10 s that Alertmanager waits for an answer at least, so that it gets a 503 rather than silence.
 _LOCK_SECONDS = 3
@@ -68,15 +69,18 @@ class Condition:
 
 @dataclass(frozen=True)
 class _Job:
-    work: Callable[[Connection], Any]
+    work: Callable[[Connection, Sequence[Any]], Sequence[Any]]
+    """Gives each item its answer, in their order."""
+    item: Any
     result: Future[Any]
 
 
 class Store:
     """Reads and writes by any number of threads; each raises StoreUnavailableError where the database is to blame.
 
-    SQLite lets one writer in at a time and makes each wait for the disk. So there one thread writes for all: what waits
-    goes into one transaction, and each piece of work has its answer after the common commit.
+    Each commit waits for the disk, and SQLite lets one writer in at a time. So one thread writes for all: what waits
+    goes into one transaction, and each piece of work has its answer after the common commit. On PostgreSQL it does so
+    for what comes in numbers alone.
     """
 
     def __init__(self, url: URL, *, patience: int = _LOCK_SECONDS) -> None:
@@ -87,16 +91,15 @@ class Store:
         self._opened_file: tuple[int, int] | None = None
         self._opened = False
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._writer = threading.Thread(target=self._write_for_all, name="store", daemon=True) if self._file else None
+        self._writer = threading.Thread(target=self._write_for_all, name="store", daemon=True)
 
     def start(self) -> None:
         """Starts the writer; opens nothing yet."""
-        if self._writer is not None:
-            self._writer.start()
+        self._writer.start()
 
     def close(self) -> None:
         """Ends the writer after what waits."""
-        if self._writer is not None and self._writer.is_alive():
+        if self._writer.is_alive():
             self._jobs.put(None)
             self._writer.join()
         self._engine.dispose()
@@ -131,17 +134,28 @@ class Store:
             raise self._unavailable(error) from None
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """Runs `work` in a transaction and returns after its commit."""
-        if self._writer is None:
-            try:
-                self._open()
-                with self._engine.begin() as connection:
-                    return work(connection)
-            except (SQLAlchemyError, OSError) as error:
-                raise self._unavailable(error) from None
-        job = _Job(work, Future())
-        self._jobs.put(job)
-        result: T = job.result.result()
+        """Runs `work` in a transaction and returns after its commit. It may be run again where the first was undone."""
+        if self._file is not None:
+            return self._put(lambda connection, _: [work(connection)], None).result()
+        try:
+            self._open()
+            with self._engine.begin() as connection:
+                return work(connection)
+        except (SQLAlchemyError, OSError) as error:
+            raise self._unavailable(error) from None
+
+    def write_together(self, work: Callable[[Connection, Sequence[Item]], Sequence[T]], item: Item) -> Future[T]:
+        """Runs `work` for the item and for all others that wait for the same work, and has its answer after the commit.
+
+        Its answers are in the items' order. It may be run again, for each item by itself, where one of them was at
+        fault.
+        """
+        return self._put(work, item)
+
+    def _put(self, work: Callable[[Connection, Sequence[Item]], Sequence[T]], item: Item) -> Future[T]:
+        result: Future[T] = Future()
+        result.set_running_or_notify_cancel()  # nobody can take it back
+        self._jobs.put(_Job(work, item, result))
         return result
 
     def _write_for_all(self) -> None:
@@ -154,38 +168,39 @@ class Store:
                     break
                 job = self._jobs.get()
             if jobs:
-                self._write_together(jobs)
+                self._write_jobs(jobs)
             if job is None:
                 return
 
-    def _write_together(self, jobs: Sequence[_Job]) -> None:
-        answers: list[tuple[_Job, Any]] = []
+    def _write_jobs(self, jobs: Sequence[_Job]) -> None:
         try:
-            self._open()
-            with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
+            answers = self._in_one_transaction(jobs)
+        except Exception as error:  # noqa: BLE001 - raised again where the work came from
+            fault = self._unavailable(error) if isinstance(error, SQLAlchemyError | OSError) else error
+            # A row's fault, not the database's: the others are not to suffer for it.
+            of_one = fault is error or isinstance(error, DataError | IntegrityError)
+            if of_one and len(jobs) > 1:
                 for job in jobs:
-                    savepoint = connection.begin_nested()
-                    try:
-                        answer = job.work(connection)
-                        savepoint.commit()
-                        answers.append((job, answer))
-                    except (DataError, IntegrityError) as error:  # this row's fault, not the database's
-                        savepoint.rollback()
-                        job.result.set_exception(self._unavailable(error))
-                    except SQLAlchemyError:
-                        raise
-                    except Exception as error:  # noqa: BLE001 - raised again where the work came from
-                        savepoint.rollback()
-                        job.result.set_exception(error)
-                self._check_file()
-        except (SQLAlchemyError, OSError) as error:
-            unavailable = self._unavailable(error)
+                    self._write_jobs([job])
+                return
             for job in jobs:
-                if not job.result.done():
-                    job.result.set_exception(unavailable)
-            return
-        for job, answer in answers:
-            job.result.set_result(answer)
+                job.result.set_exception(fault)
+        else:
+            for job, answer in zip(jobs, answers, strict=True):
+                job.result.set_result(answer)
+
+    def _in_one_transaction(self, jobs: Sequence[_Job]) -> list[Any]:
+        together: dict[Callable[..., Any], list[int]] = {}
+        for number, job in enumerate(jobs):
+            together.setdefault(job.work, []).append(number)
+        answers: dict[int, Any] = {}
+        self._open()
+        with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
+            for work, numbers in together.items():
+                given = work(connection, [jobs[number].item for number in numbers])
+                answers.update(zip(numbers, given, strict=True))
+            self._check_file()
+        return [answers[number] for number in range(len(jobs))]
 
     def _open(self) -> None:
         """Migrates once; again where SQLite's file was replaced or removed, which SQLite itself does not notice."""
@@ -249,8 +264,8 @@ def _postgresql(url: URL, patience: int) -> Engine:
         url,
         connect_args={"connect_timeout": _LOCK_SECONDS, "options": limits, "application_name": "coldchain-receiver"},
         pool_pre_ping=True,
-        pool_size=10,
-        max_overflow=30,
+        pool_size=5,
+        max_overflow=5,
         pool_timeout=_LOCK_SECONDS,
     )
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     ForeignKey,
+    FromClause,
     Index,
     Integer,
     MetaData,
     String,
     Table,
     Text,
+    literal_column,
     text,
 )
 from sqlalchemy.types import TypeDecorator
@@ -26,6 +30,9 @@ __all__ = [
     "alerts",
     "deliveries",
     "heartbeats",
+    "is_held",
+    "is_lost",
+    "is_open",
     "lanes",
     "metadata",
     "notifications",
@@ -57,6 +64,30 @@ Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by i
 
 OPEN_STATES = ("pending", "held", "retrying")
 """States of a delivery that is still to be settled."""
+
+
+LOST_STATES = ("failed", "uncertain")
+"""States of a delivery that has come to its end and may have reached nobody."""
+
+
+def is_open(table: FromClause) -> ColumnElement[bool]:
+    """In the very words of the partial indexes below: SQLite uses one only where the query repeats them."""
+    return _is_one_of(table, OPEN_STATES)
+
+
+def is_held(table: FromClause) -> ColumnElement[bool]:
+    """As `is_open`."""
+    return _is_one_of(table, ("held",))
+
+
+def is_lost(table: FromClause) -> ColumnElement[bool]:
+    """As `is_open`."""
+    return _is_one_of(table, LOST_STATES)
+
+
+def _is_one_of(table: FromClause, states: Sequence[str]) -> ColumnElement[bool]:
+    return table.c.state.in_([literal_column(f"'{state}'") for state in states])
+
 
 metadata = MetaData()
 
@@ -119,7 +150,9 @@ deliveries = Table(
     Index(
         "deliveries_open",
         "channel",
+        text("urgency DESC"),
         "next_attempt_at",
+        "id",
         sqlite_where=text("state IN ('pending', 'held', 'retrying')"),
         postgresql_where=text("state IN ('pending', 'held', 'retrying')"),
     ),
@@ -130,7 +163,22 @@ deliveries = Table(
         sqlite_where=text("state IN ('pending', 'held', 'retrying')"),
         postgresql_where=text("state IN ('pending', 'held', 'retrying')"),
     ),
-    Index("deliveries_state", "state", "channel"),
+    Index(
+        "deliveries_held",
+        "channel",
+        "audience",
+        "lane",
+        "id",
+        sqlite_where=text("state IN ('held')"),
+        postgresql_where=text("state IN ('held')"),
+    ),
+    Index(
+        "deliveries_lost",
+        "state",
+        "channel",
+        sqlite_where=text("state IN ('failed', 'uncertain')"),
+        postgresql_where=text("state IN ('failed', 'uncertain')"),
+    ),
     Index("deliveries_merged_into", "merged_into"),
     Index("deliveries_fallback_for", "fallback_for"),
 )

@@ -90,7 +90,7 @@ class Slack:
     def __init__(self, settings: SlackSettings) -> None:
         self._hooks = settings.addresses
         self._timeout = settings.timeout.total_seconds()
-        self._session = requests.Session()
+        self._session = http.Session()
 
     def send(self, message: Message, recipients: Sequence[str], *, doubt: Doubt | None) -> Outcome:  # noqa: ARG002 - no hook can be asked
         return {hook: self._post(hook, _payload(message)) for hook in recipients}

@@ -184,7 +184,7 @@ class Sms:
     def __init__(self, settings: SmsSettings) -> None:
         self._settings = settings
         self._timeout = settings.timeout.total_seconds()
-        self._session = requests.Session()
+        self._session = http.Session()
 
     def send(self, message: Message, recipients: Sequence[str], *, doubt: Doubt | None) -> Outcome:
         text = choose(message.parts["text"])

@@ -46,7 +46,7 @@ class Night:
 
     def post(self, *alerts: dict[str, Any], at: datetime = NOW, group: str = "g") -> None:
         self.now = at
-        self.receiver.accept(body(alerts, groupKey=group))
+        self.receiver.accept(body(alerts, groupKey=group)).result()
 
     def states(self, channel: str = "email") -> list[str]:
         """Of one channel, the oldest first."""

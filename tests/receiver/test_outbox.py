@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, select
 
+from receiver.accepting import accept_all
 from receiver.notification import Notification
-from receiver.outbox import Accepted, Claim, Filter, Outbox, Settlement
+from receiver.outbox import Accepted, Addition, Claim, Filter, Outbox, Settlement
 from receiver.routing import planner
 from receiver.store import Store
 from receiver.tables import alerts
@@ -24,6 +26,23 @@ def add(outbox: Outbox, told: Notification | None = None, *, at: timedelta = tim
     """Stores one so long after NOW."""
     told = told or notification()
     return outbox.add(told, planner(told, ROUTING, NOW + at), now=NOW + at, dedup_window=WINDOW, give_up_after=DAY)
+
+
+def add_together(store: Store, told: Sequence[Notification]) -> list[Accepted]:
+    """Stores them in one transaction."""
+    additions = [
+        Addition.of(
+            one,
+            planner(one, ROUTING, NOW),
+            now=NOW,
+            dedup_window=WINDOW,
+            give_up_after=DAY,
+            source="alertmanager",
+            asked=None,
+        )
+        for one in told
+    ]
+    return store.write(lambda connection: accept_all(connection, additions))
 
 
 def claim(outbox: Outbox, channel: str = "email", *, at: timedelta = timedelta(0), limit: int = 10) -> list[Claim]:
@@ -50,6 +69,19 @@ def test_notification_is_stored_with_its_deliveries(outbox: Outbox) -> None:
         "slack": 1,
     }
     assert {delivery.state for delivery in record.deliveries} == {"pending"}
+
+
+def test_what_is_taken_in_together_has_each_its_answer(outbox: Outbox, store: Store) -> None:
+    told = [notification(group_key="a"), notification(group_key="b"), notification(group_key="a")]
+    answers = add_together(store, told)
+    assert answers == [Accepted(1, 3, duplicate=False), Accepted(2, 3, duplicate=False), Accepted(1, 0, duplicate=True)]
+    assert [record.group_key for record in outbox.history(Filter())] == ["b", "a"]
+
+
+def test_beginning_and_end_taken_in_together_reach_the_same_readers(store: Store) -> None:
+    first, last = notification(alert()), notification(alert(resolved_after=MINUTE))
+    answers = add_together(store, [first, last])
+    assert [one.deliveries for one in answers] == [3, 3]
 
 
 def test_same_body_within_the_window_is_a_duplicate(outbox: Outbox) -> None:
@@ -275,9 +307,36 @@ def test_late_answer_of_a_worker_that_lost_its_lease_spares_the_recipients_a_sec
 
 def test_released_delivery_is_there_at_once(outbox: Outbox) -> None:
     add(outbox)
-    outbox.release(claim(outbox), now=NOW + SECOND)
+    outbox.release(claim(outbox), [], now=NOW + SECOND)
     (again,) = claim(outbox, at=SECOND)
     assert again.unanswered_since == NOW
+
+
+def test_one_given_back_untouched_is_as_if_it_had_never_been_claimed(outbox: Outbox) -> None:
+    add(outbox)
+    outbox.release([], claim(outbox), now=NOW + SECOND)
+    (again,) = claim(outbox, at=SECOND)
+    assert again.unanswered_since is None
+
+
+def test_several_claimed_at_once_are_each_a_message_with_the_most_urgent_first(outbox: Outbox) -> None:
+    for number, severity in enumerate(("warning", "critical", "warning")):
+        add(outbox, notification(alert(severity=severity, fingerprint=f"f{number}"), group_key=f"group {number}"))
+    found = claim(outbox)
+    assert [(one.severity, one.notification.group_key, one.merged) for one in found] == [
+        ("critical", "group 1", 0),
+        ("warning", "group 0", 0),
+        ("warning", "group 2", 0),
+    ]
+
+
+def test_critical_one_takes_along_what_is_claimed_of_its_group_at_the_same_time(outbox: Outbox) -> None:
+    add(outbox, notification(alert(severity="warning", fingerprint="f0")))
+    add(outbox, notification(alert(severity="critical", fingerprint="f1")))
+    (one,) = claim(outbox)
+    assert (one.severity, one.merged, len(one.notification.alerts)) == ("critical", 1, 2)
+    finish(outbox, one)
+    assert claim(outbox, at=outbox.lease + SECOND) == []
 
 
 def test_failed_delivery_can_be_put_in_line_again(outbox: Outbox) -> None:
