@@ -11,8 +11,6 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from receiver import alertmanager
 from receiver.notification import HEARTBEAT, SEVERITIES, Alert, Notification
@@ -22,6 +20,7 @@ from receiver.tables import (
     alerts,
     deliveries,
     heartbeats,
+    insert_into,
     is_held,
     notifications,
     recipients,
@@ -189,7 +188,7 @@ def _take_keys(connection: Connection, additions: Sequence[Addition]) -> dict[st
         some = sorted((one for one in additions if (one.notification.reason == REMINDER) is reminder), key=_key)
         if not some:
             continue
-        new = _insert_into(connection, seen)
+        new = insert_into(connection, seen)
         taken.update(
             connection.execute(
                 new.on_conflict_do_update(
@@ -251,7 +250,7 @@ def _store(connection: Connection, additions: Sequence[Addition]) -> dict[str, A
 
 def _take_request(connection: Connection, asked: Asked) -> int | None:
     """Takes the key for a new request, or gives the notification of the one that has it."""
-    new = _insert_into(connection, requests).values(key=asked.key, digest=asked.digest)
+    new = insert_into(connection, requests).values(key=asked.key, digest=asked.digest)
     if connection.execute(new.on_conflict_do_nothing().returning(requests.c.key)).first() is not None:
         return None
     digest, known = connection.execute(
@@ -265,17 +264,12 @@ def _take_request(connection: Connection, asked: Asked) -> int | None:
 
 def note_time(connection: Connection, name: str, now: datetime) -> None:
     """A later time takes an earlier one's place."""
-    new = _insert_into(connection, heartbeats).values(name=name, seen_at=now)
+    new = insert_into(connection, heartbeats).values(name=name, seen_at=now)
     connection.execute(
         new.on_conflict_do_update(
             index_elements=[heartbeats.c.name], set_={"seen_at": now}, where=heartbeats.c.seen_at < now
         )
     )
-
-
-def _insert_into(connection: Connection, table: Any) -> Any:
-    """The dialect's own INSERT, for ON CONFLICT."""
-    return (sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert)(table)
 
 
 def _who_got(connection: Connection, resolved: Sequence[Alert]) -> dict[Identity, list[Receipt]]:

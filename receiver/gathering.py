@@ -21,13 +21,11 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from receiver import digest
 from receiver.digest import Gathering, Lane
 from receiver.notification import SEVERITIES
-from receiver.tables import deliveries, is_open, lanes, recipients
+from receiver.tables import deliveries, insert_into, is_open, lanes, recipients
 
 __all__ = ["CRITICAL", "admit", "same_readers"]
 
@@ -258,8 +256,7 @@ def _key(row: AnyRow) -> dict[str, Any]:
 
 def _lane(connection: Connection, row: AnyRow) -> Lane:
     """Locked, so that of two receivers one counts after the other."""
-    insert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
-    connection.execute(insert(lanes).values(**_key(row), told="[]").on_conflict_do_nothing())
+    connection.execute(insert_into(connection, lanes).values(**_key(row), told="[]").on_conflict_do_nothing())
     found = connection.execute(select(lanes).where(_is_lane(row)).with_for_update()).one()
     return Lane(tuple(datetime.fromisoformat(time) for time in json.loads(found.told)), found.digest_at)
 

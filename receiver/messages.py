@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import html
 import re
@@ -253,6 +254,11 @@ class Templates:
         self._failed = failed
         self._sets = [_Forms(_folders(overrides)), *([_Forms([_TEMPLATES])] if overrides is not None else [])]
 
+    def prepare(self) -> None:
+        """Reads all of them, which takes longer than many a message may wait. What is wrong is told when it is used."""
+        for forms in self._sets:
+            forms.prepare()
+
     def render(
         self,
         told: Story,
@@ -288,6 +294,12 @@ class _Forms:
             lstrip_blocks=True,
             auto_reload=False,
         )
+
+    def prepare(self) -> None:
+        """Reads all of them that can be read."""
+        for name in self._environment.list_templates(extensions=["j2"]):
+            with contextlib.suppress(*_FAULTS):
+                self._environment.get_template(name)
 
     def render(
         self, told: Story, channel: str, locale: str, fits: Callable[[Mapping[str, str]], bool]

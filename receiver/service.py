@@ -206,7 +206,9 @@ class Receiver:
             words = f"{type(error).__name__}: {error}"
             log.error("template failed, the built-in one is used", channel=channel, locale=locale, error=words)
 
-        return messages.Templates(settings.templates_dir, failed=failed)
+        templates = messages.Templates(settings.templates_dir, failed=failed)
+        templates.prepare()
+        return templates
 
     def _hire(self, settings: ReceiverSettings) -> Workers:
         policy = RetryPolicy(settings.retry.first, settings.retry.longest)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
     ColumnElement,
+    Connection,
     DateTime,
     Dialect,
     ForeignKey,
@@ -23,13 +25,16 @@ from sqlalchemy import (
     literal_column,
     text,
 )
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.types import TypeDecorator
 
 __all__ = [
     "OPEN_STATES",
+    "REVISION",
     "alerts",
     "deliveries",
     "heartbeats",
+    "insert_into",
     "is_held",
     "is_lost",
     "is_open",
@@ -40,6 +45,10 @@ __all__ = [
     "requests",
     "seen",
 ]
+
+
+REVISION = "0007"
+"""The newest of the migrations."""
 
 
 class Instant(TypeDecorator[datetime]):
@@ -58,6 +67,15 @@ class Instant(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def insert_into(connection: Connection, table: Table) -> Any:
+    """The dialect's own INSERT, for ON CONFLICT."""
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - 2 MB that a receiver on SQLite does without
+
+    return postgresql.insert(table)
 
 
 Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite

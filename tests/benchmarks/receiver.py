@@ -23,6 +23,8 @@ import psutil
 import yaml
 
 from deploy.demo.sandbox import Client
+from receiver.store import Store, read_url
+from tests.benchmarks import product
 from tests.benchmarks.measure import Row, megabytes, table
 from tests.databases import free_port
 from tests.programs import program
@@ -95,12 +97,17 @@ def our_receiver(folder: Path, channel: str, client: Client, smtp: str) -> Itera
     port = free_port()
     for file in folder.glob("receiver.db*"):
         file.unlink()
+    url = f"sqlite:///{folder}/receiver.db"
+    store = Store(read_url(url))  # the tables are there, as at every start but a version's first
+    store.start()
+    store.read(lambda _connection: None)
+    store.close()
     (folder / "receiver.yaml").write_text(
         yaml.safe_dump({"slack": {"pause": "0s", "workers": 8}, "email": {"workers": 8}, "storm": {"messages": 0}})
     )
     host, _, smtp_port = smtp.partition(":")
     environ = {
-        "RECEIVER_DATABASE_URL": f"sqlite:///{folder}/receiver.db",
+        "RECEIVER_DATABASE_URL": url,
         **(
             {"SLACK_WEBHOOK_URL": client.slack_webhook_url}
             if channel == "slack"
@@ -114,7 +121,7 @@ def our_receiver(folder: Path, channel: str, client: Client, smtp: str) -> Itera
         ),
     }
     command = [
-        *(sys.executable, "-m", "receiver", f"--web.listen-address=127.0.0.1:{port}"),
+        *product.command("receiver", f"--web.listen-address=127.0.0.1:{port}"),
         *(f"--config.file={folder}/receiver.yaml", "--log.level=error"),
     ]
     with process("receiver", command, folder, environ) as pid:

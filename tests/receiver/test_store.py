@@ -16,9 +16,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, event, func, insert, select, text
 
+from receiver import migrations
 from receiver.claiming import Wanted, is_any_due
 from receiver.store import Store, StoreUnavailableError, read_url
-from receiver.tables import heartbeats, metadata
+from receiver.tables import REVISION, heartbeats, metadata
 from tests.databases import PostgreSQL
 from tests.receiver.conftest import new_database
 from tests.receiver.making import NOW
@@ -68,6 +69,23 @@ def test_tables_are_what_the_migrations_make(store: Store) -> None:
         )
     )
     assert found == []
+
+
+def test_version_of_the_tables_is_the_newest_migration() -> None:
+    assert migrations.revisions()[0] == REVISION
+
+
+def test_store_that_is_up_to_date_is_opened_without_alembic(sqlite_store: Store, file: Path) -> None:
+    names(sqlite_store)
+    program = (
+        "import sys; from receiver.store import Store, read_url; store = Store(read_url(sys.argv[1])); store.start(); "
+        "print(store.read(lambda c: c.exec_driver_sql('SELECT count(*) FROM deliveries').scalar()), "
+        "'alembic' in sys.modules); store.close()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"sqlite:///{file}"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "0 False\n"
 
 
 def test_indexes_are_what_the_migrations_make(sqlite_store: Store, tmp_path: Path) -> None:
