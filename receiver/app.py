@@ -269,6 +269,8 @@ def _delivery(record: DeliveryRecord, zone: tzinfo) -> dict[str, Any]:
         "next_attempt_at": _local(record.next_attempt_at, zone),
         "settled_at": _local(record.settled_at, zone),
         "error": record.error,
+        "merged_into": record.merged_into,
+        "fallback_for": record.fallback_for,
         "recipients": [
             {
                 "address": recipient.address,

@@ -132,6 +132,10 @@ class DeliveryRecord:
     settled_at: datetime | None
     error: str | None
     recipients: tuple[RecipientRecord, ...]
+    merged_into: int | None = None
+    """The delivery whose message tells this too."""
+    fallback_for: int | None = None
+    """The delivery that did not get through, so that this one was made."""
 
 
 @dataclass(frozen=True)
@@ -580,12 +584,15 @@ def _delivery_records(connection: Connection, ids: Sequence[int]) -> defaultdict
         select(deliveries).where(deliveries.c.notification_id.in_(ids)).order_by(deliveries.c.id)
     ).all()
     told: defaultdict[int, list[RecipientRecord]] = defaultdict(list)
+    states = {row.id: row.state for row in rows}
     for row in connection.execute(
         select(recipients)
         .where(recipients.c.delivery_id.in_([row.id for row in rows]))
         .order_by(recipients.c.delivery_id, recipients.c.position)
     ):
-        told[row.delivery_id].append(RecipientRecord(row.address, row.state, row.error, row.settled_at))
+        merged = row.state == "waiting" and states[row.delivery_id] == "merged"
+        state = "merged" if merged else row.state
+        told[row.delivery_id].append(RecipientRecord(row.address, state, row.error, row.settled_at))
     found: defaultdict[int, list[DeliveryRecord]] = defaultdict(list)
     for row in rows:
         found[row.notification_id].append(
@@ -602,6 +609,8 @@ def _delivery_records(connection: Connection, ids: Sequence[int]) -> defaultdict
                 settled_at=row.settled_at,
                 error=row.error,
                 recipients=tuple(told[row.id]),
+                merged_into=row.merged_into,
+                fallback_for=row.fallback_for,
             )
         )
     return found

@@ -51,7 +51,8 @@ _PERMANENT = frozenset({-101, -102, -103, -201})
 _SEOUL = ZoneInfo("Asia/Seoul")  # Aligo's clock
 _HOUR = timedelta(hours=1)
 _CLOCKS_DIFFER = timedelta(minutes=2)
-_PAGE_SIZE = 500
+_PAGE_SIZE = 500  # the most that Aligo gives at once
+_MOST_PAGES = 20
 _NOT_SENT = re.compile("실패|오류|거부|불가|에러")
 
 
@@ -221,20 +222,25 @@ class Sms:
         """
         earliest = (doubt.since - _CLOCKS_DIFFER).astimezone(_SEOUL).replace(tzinfo=None)
         days = (datetime.now(_SEOUL).date() - earliest.date()).days + 1
-        try:
-            answer = self._ask("list", {"page": "1", "page_size": str(_PAGE_SIZE), "limit_day": str(max(days, 1))})
-        except DeliveryError:
-            return None
-        for row in _rows(answer):
-            if row.get("msg") != text or _count(row, "sms_count") != len(recipients):
-                continue
+        for page in range(1, _MOST_PAGES + 1):
+            asked = {"page": str(page), "page_size": str(_PAGE_SIZE), "limit_day": str(max(days, 1))}
             try:
-                registered = datetime.fromisoformat(str(row.get("reg_date")))
-            except ValueError:
-                continue
-            mid = str(row.get("mid"))
-            if registered >= earliest and mid not in doubt.others:
-                return mid
+                answer = self._ask("list", asked)
+            except DeliveryError:
+                return None
+            for row in _rows(answer):  # the newest first
+                try:
+                    registered = datetime.fromisoformat(str(row.get("reg_date")))
+                except ValueError:
+                    continue
+                if registered < earliest:
+                    return None
+                mid = str(row.get("mid"))
+                same = row.get("msg") == text and _count(row, "sms_count") == len(recipients)
+                if same and mid not in doubt.others:
+                    return mid
+            if answer.get("next_yn") != "Y":
+                return None
         return None
 
     def _outcome(self, mid: str, recipients: Sequence[str]) -> Outcome:

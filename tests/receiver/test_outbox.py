@@ -335,6 +335,8 @@ def test_critical_one_takes_along_what_is_claimed_of_its_group_at_the_same_time(
     add(outbox, notification(alert(severity="critical", fingerprint="f1")))
     (one,) = claim(outbox)
     assert (one.severity, one.merged, len(one.notification.alerts)) == ("critical", 1, 2)
+    lesser = outbox.history(Filter(channel="email"))[1].deliveries[0]
+    assert (lesser.state, lesser.merged_into, lesser.recipients[0].state) == ("merged", one.id, "merged")
     finish(outbox, one)
     assert claim(outbox, at=outbox.lease + SECOND) == []
 

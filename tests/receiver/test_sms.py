@@ -122,6 +122,17 @@ def test_taken_message_whose_answer_was_lost_is_not_sent_again(sandbox: Sandbox)
     assert calls(sandbox) == ["send", "list", "sms_list"]
 
 
+def test_taken_message_is_found_beneath_more_than_a_page_of_later_ones() -> None:
+    with Sandbox() as sandbox:
+        channel, before = Sms(sms_settings(sandbox)), now()
+        sandbox.misbehave(channel="aligo", drop=True, accept=True, times=1)
+        attempt(channel, message(sms="[위험] 한 번만"), NUMBERS)
+        for number in range(505):
+            taken(attempt(channel, message(sms=f"{number}"), NUMBERS[:1]))
+        assert taken(attempt(channel, message(sms="[위험] 한 번만"), NUMBERS, Doubt(before))) == list(NUMBERS)
+        assert calls(sandbox)[-3:] == ["list", "list", "sms_list"]
+
+
 def test_message_that_never_arrived_is_sent_again(sandbox: Sandbox) -> None:
     channel, before = Sms(sms_settings(sandbox)), now()
     sandbox.misbehave(channel="aligo", drop=True, times=1)
