@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import anyio
 import jinja2
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -88,7 +87,7 @@ class _Doors:
         self._receiver = receiver
         self._reload = reload
         self._bytes_at_once = 0
-        self._large = anyio.CapacityLimiter(1)
+        self._large = asyncio.Lock()
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("receiver"), autoescape=True, undefined=jinja2.StrictUndefined
         )
@@ -116,7 +115,8 @@ class _Doors:
                 chunks.append(chunk)
             body = b"".join(chunks)
             if size > _LARGE_BYTES:
-                accepted = await anyio.to_thread.run_sync(self._take_in_large, body, limiter=self._large)
+                async with self._large:
+                    accepted = await run_in_threadpool(self._take_in_large, body)
             else:
                 accepted = await asyncio.wrap_future(self._receiver.accept(body))
         except ClientDisconnect:
