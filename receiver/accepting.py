@@ -204,7 +204,7 @@ def _take_keys(connection: Connection, additions: Sequence[Addition]) -> dict[st
         return {}
     rows = connection.execute(select(seen.c.key, seen.c.notification_id).where(seen.c.key.in_(others)))
     known = {row.key: row.notification_id for row in rows}
-    for notification_id in known.values():
+    for notification_id in sorted(known.values()):  # in one order, as above
         connection.execute(
             update(notifications)
             .where(notifications.c.id == notification_id)
