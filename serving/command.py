@@ -20,16 +20,13 @@ from starlette.types import ASGIApp
 
 from serving import address, logs, web
 from serving.authentication import Authentication
-from serving.protocol import BoundedHttp
+from serving.protocol import CONNECTIONS, BoundedHttp, allow_files
 from serving.reload import Reload
 from serving.settings import ConfigError
 
 __all__ = ["parser", "report", "run"]
 
 log = structlog.get_logger(__name__)
-
-CONNECTIONS = 512
-"""At once; beyond them a request is answered 503, which Prometheus and Alertmanager try again."""
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -182,17 +179,23 @@ class _Server:
         config = uvicorn.Config(
             self._app,
             log_config=None,
+            log_level="error",  # what a client does wrong is said by BoundedHttp, not once a request
             access_log=False,
             server_header=False,
             proxy_headers=False,
             http=BoundedHttp,
-            limit_concurrency=CONNECTIONS,
+            loop="serving.protocol:Loop",
+            backlog=CONNECTIONS,
+            # 503, which Prometheus and Alertmanager try again, where the server works for so many. Twice, for the task
+            # of a connection that had to make room is counted for a moment longer.
+            limit_concurrency=2 * CONNECTIONS,
             headers=list(SECURITY_HEADERS.items()),
             ws="none",
             lifespan="on",
             timeout_graceful_shutdown=5,
             ssl_context_factory=context if self._tls is not None else None,
         )
+        allow_files()
         listener.listen(CONNECTIONS)  # from now on a caller is heard, if not answered yet
         host, port = listener.getsockname()[:2]
         log.info("listening", address=str(address.Address(host, port)), tls=self._tls is not None)

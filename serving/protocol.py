@@ -1,67 +1,178 @@
-"""Limits that uvicorn does not have: how long a request may take to arrive, and how long its head may be."""
+"""Limits that uvicorn does not have: on the time a client may take, on a request's head, on connections."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import resource
+from typing import Any, ClassVar
 
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["HEAD_BYTES", "REQUEST_SECONDS", "BoundedHttp"]
+__all__ = ["ANSWER_SECONDS", "CONNECTIONS", "HEAD_BYTES", "REQUEST_SECONDS", "BoundedHttp", "Loop", "allow_files"]
 
 log = structlog.get_logger(__name__)
+
+CONNECTIONS = 512
+"""At once. Beyond them the one that has kept the server waiting longest makes room."""
 
 REQUEST_SECONDS = 30.0
 """From a request's first byte (or the connection) to the last of its body: 5 MB from Alertmanager need far less."""
 
+ANSWER_SECONDS = 30.0
+"""From the first byte of an answer that the client does not take at once to the last: a megabyte at 35 kB/s."""
+
+HANDSHAKE_SECONDS = 10.0
+"""For TLS's handshake; asyncio's own default is 60."""
+
 HEAD_BYTES = 64 * 1024
-"""Request line and headers together; nginx's default is 32 KiB."""
+"""Of a request without its body: request line, headers, what frames a chunk. nginx's default is 32 KiB."""
+
+FILES = 4096
+"""Open at once, where the system lets us: a connection in its TLS handshake is not among CONNECTIONS yet."""
+
+_SAY_EVERY_SECONDS = 60.0
+
+
+def allow_files() -> None:
+    """Raises the soft limit of open files, as far as the hard one allows: many systems leave it at 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop whose servers do not wait long for TLS's handshake; uvicorn has no setting for it."""
+
+    async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = HANDSHAKE_SECONDS
+        return await super().create_server(*args, **options)
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Closes a connection whose request does not arrive in time or whose head does not end."""
+    """Closes a connection that keeps the server waiting: for a request, its end, or the reading of an answer."""
 
-    _timer: asyncio.TimerHandle | None = None
-    _head = 0
-    _in_head = True
+    _said_at: ClassVar[dict[str, float]] = {}
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._request_timer: asyncio.TimerHandle | None = None
+        self._answer_timer: asyncio.TimerHandle | None = None
+        self.waiting_since: float | None = None
+        """Since when nothing is to be done before the client does something; None while the server works for him."""
+        self.aborted = False
+        self._overhead = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
-        self._start()
+        # From now on writing is paused as long as the client has not taken everything. (With 0, TLS starts paused.)
+        transport.set_write_buffer_limits(high=1)
+        self._await_request()
+        if len(self.connections) >= CONNECTIONS:
+            self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop()
+        self._stop_request_timer()
+        self._stop_answer_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head += len(data)
+        if self._request_timer is None and self.waiting_since is not None:
+            self._await_request()  # an empty line begins no request, but ends uvicorn's own waiting for one
+        self._overhead += len(data)
         super().data_received(data)
-        if self._in_head and self._head > HEAD_BYTES:
-            self._refuse("head too long")
+        if self._overhead > HEAD_BYTES:
+            self._close("head too long")
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        self._await_reader()  # TLS is not closed before the client has taken what is left for him
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_answer_timer()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.waiting_since = None
 
     def on_message_begin(self) -> None:
-        self._start()
+        self._await_request()
         super().on_message_begin()
 
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        super().on_headers_complete()
+    def on_body(self, body: bytes) -> None:
+        self._overhead -= len(body)
+        super().on_body(body)
+
+    def on_chunk_complete(self) -> None:
+        """Called by httptools where a chunk of a body ends."""
+        self._overhead = 0
 
     def on_message_complete(self) -> None:
-        self._stop()
-        self._in_head, self._head = True, 0
+        self._overhead = 0
+        self._stop_request_timer()
+        self.waiting_since = None
         super().on_message_complete()
 
-    def _start(self) -> None:
-        self._stop()
-        self._timer = self.loop.call_later(REQUEST_SECONDS, self._refuse, "request too slow")
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.waiting_since is None and self.cycle.response_complete:
+            self.waiting_since = self.loop.time()
 
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def send_400_response(self, msg: str) -> None:
+        self._say("no valid HTTP request")
+        super().send_400_response(msg)
 
-    def _refuse(self, reason: str) -> None:
-        log.warning("connection closed", reason=reason, client=self.client[0] if self.client else None)
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: who asks for another protocol is answered in this one, as HTTP has it."""
+
+    def _await_request(self) -> None:
+        self._stop_request_timer()
+        self._request_timer = self.loop.call_later(REQUEST_SECONDS, self._close, "request too slow")
+        if self.waiting_since is None:
+            self.waiting_since = self.loop.time()
+
+    def _await_reader(self) -> None:
+        if self._answer_timer is None:
+            self._answer_timer = self.loop.call_later(ANSWER_SECONDS, self.abort, "answer read too slowly")
+        if self.waiting_since is None:
+            self.waiting_since = self.loop.time()
+
+    def _stop_request_timer(self) -> None:
+        if self._request_timer is not None:
+            self._request_timer.cancel()
+            self._request_timer = None
+
+    def _stop_answer_timer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+
+    def _make_room(self) -> None:
+        """Ends the connection that has waited longest for its client, unless the server works for all of them."""
+        others = [one for one in self.connections if isinstance(one, BoundedHttp) and not one.aborted]
+        waiting = [one for one in others if one is not self and one.waiting_since is not None]
+        if len(others) >= CONNECTIONS and waiting:
+            min(waiting, key=lambda one: one.waiting_since or 0.0).abort("too many connections")
+
+    def _close(self, reason: str) -> None:
+        self._say(reason)
         self.transport.close()
+
+    def abort(self, reason: str) -> None:
+        """Ends it at once, whatever is still to be sent."""
+        self._say(reason)
+        self.aborted = True
+        self.transport.abort()
+
+    def _say(self, reason: str) -> None:
+        now = self.loop.time()
+        if now - self._said_at.get(reason, -math.inf) >= _SAY_EVERY_SECONDS:
+            self._said_at[reason] = now
+            client = self.client[0] if self.client else None
+            log.warning("connection closed", reason=reason, client=client, untold="others within the next minute")

@@ -24,7 +24,9 @@ def state_routes(*, ready: Callable[[], str | None], reload: Reload) -> list[Rou
         reason = ready()
         return PlainTextResponse("Ready\n") if reason is None else PlainTextResponse(f"Not ready: {reason}\n", 503)
 
-    def read_again(_request: Request) -> Response:
+    def read_again(request: Request) -> Response:
+        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return JSONResponse({"detail": "another site's page asked for this"}, status_code=403)
         try:
             reload()
         except ConfigError as error:
