@@ -19,11 +19,12 @@ from exporter.app import create_app
 from exporter.collector import Collector
 from exporter.databases import Shared
 from exporter.diagnosis import Level
-from exporter.metrics import process_families
+from exporter.metrics import process_families, refusal_family
 from exporter.settings import ExporterSettings
 from exporter.snapshot import Board, Snapshot
 from exporter.sources import plans
 from serving import command, logs
+from serving.authentication import Failures
 from serving.reload import Reload
 from serving.settings import ConfigError, load
 
@@ -112,7 +113,8 @@ def _examine(options: argparse.Namespace, settings: ExporterSettings) -> int:
 
 def _serve(options: argparse.Namespace, settings: ExporterSettings) -> int:
     board = Board(Snapshot(settings=settings))
-    collector = Collector(board, settings.max_age, process=process_families())
+    process, failures = process_families(), Failures()
+    collector = Collector(board, settings.max_age, process=lambda: (*process(), refusal_family(failures.count)))
     shared = Shared()
     if settings.database_url is None:
         off = ", ".join(("database", "orders", "dispatches", "vehicles", *settings.queries))
@@ -136,6 +138,7 @@ def _serve(options: argparse.Namespace, settings: ExporterSettings) -> int:
         options,
         reload=reload,
         token=lambda: None,
+        refused=failures,
         stopping=collector.stop,  # nobody waits for a period then
         around=lambda inner: Cors(inner, lambda: board.snapshot.settings.cors_origins),
     )

@@ -19,7 +19,7 @@ from exporter.families import Family
 from exporter.limits import threshold_family
 from exporter.snapshot import Board, Snapshot, SourceState
 
-__all__ = ["Exposition", "Page", "families", "process_families", "valid_until"]
+__all__ = ["Exposition", "Page", "families", "process_families", "refusal_family", "valid_until"]
 
 
 def families(snapshot: Snapshot, version: str, now: float) -> Iterator[Family]:
@@ -111,6 +111,16 @@ def process_families() -> Callable[[], tuple[Family, ...]]:
         )
 
     return look
+
+
+def refusal_family(count: int) -> Family:
+    """How often somebody was refused for want of a credential."""
+    return Family(
+        "coldchain_authentication_failures_total",
+        "Requests refused for want of a right credential.",
+        samples={(): count},
+        type="counter",
+    )
 
 
 class _Metrics(Collector):

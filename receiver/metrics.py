@@ -44,6 +44,11 @@ class Metrics(Observer):
             ["result"],
             registry=self.registry,
         )
+        self._failures = Counter(
+            "coldchain_authentication_failures",
+            "Requests refused for want of a right credential",
+            registry=self.registry,
+        )
         self._deliveries = Counter(
             "coldchain_receiver_deliveries",
             "Attempts to deliver and what they came to",
@@ -109,7 +114,8 @@ class Metrics(Observer):
         self._templates.labels(channel).inc()
 
     def refused(self, path: str) -> None:
-        """Counts a webhook that came without a credential."""
+        """Counts a request that came without a right credential, and a webhook among them."""
+        self._failures.inc()
         if path == "/webhook":
             self.posted("unauthorized")
 

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
+import functools
 import hashlib
 import hmac
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import anyio
 import bcrypt
 import structlog
 from pydantic import SecretStr
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["OPEN_PATHS", "Authentication"]
+from serving.guessing import Guessing, TooManyGuessesError
+
+__all__ = ["OPEN_PATHS", "Authentication", "Failures"]
 
 log = structlog.get_logger(__name__)
 
-REFUSAL_SECONDS = 0.2
-"""Before each refusal, so that guessing is slow."""
+_HASHING_AT_ONCE = 2  # whoever guesses leaves the threads of the pages to others
 
 OPEN_PATHS = frozenset({"/-/healthy", "/-/ready"})
 
 # Checked for unknown users, so that an answer's time does not tell whether a user exists (as exporter-toolkit does).
 _NOBODY = b"$2b$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi"
+
+
+_TOO_MANY = JSONResponse(
+    {"detail": "too many attempts from this address: wait until they have been answered"},
+    status_code=429,
+    headers={"Retry-After": "5"},
+)
+
+
+@dataclass
+class Failures:
+    """Counts refusals, for a process that has no other use for them."""
+
+    count: int = 0
+
+    def __call__(self, _path: str) -> None:
+        self.count += 1
 
 
 class Authentication:
@@ -47,6 +66,8 @@ class Authentication:
         self.app = app
         self._refused = refused
         self._certified = certified
+        self._guessing = Guessing()
+        self._hashing = anyio.CapacityLimiter(_HASHING_AT_ONCE)
         self.configure(users, token)
 
     def configure(self, users: dict[str, str], token: SecretStr | None) -> None:
@@ -56,27 +77,36 @@ class Authentication:
         self._pepper = secrets.token_bytes(32)
         self._known: set[bytes] = set()
 
+    def end(self) -> None:
+        """Keeps nobody waiting any more; called on the event loop."""
+        self._guessing.end()
+
     @property
     def required(self) -> bool:
         """Whether any credential is configured."""
         return bool(self._users) or self._token is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on, or answers 401."""
+        """Passes the request on, or answers 401, or 429 where too many attempts of the same address wait already."""
         if scope["type"] != "http" or not self.required or scope["path"] in OPEN_PATHS:
             if self._certified and scope["type"] == "http":
                 scope.setdefault("state", {})["authenticated"] = True
             await self.app(scope, receive, send)
             return
         scheme, _, credential = Headers(scope=scope).get("authorization", "").partition(" ")
-        if await self._accepts(scheme.lower(), credential.strip()):
+        client = scope["client"][0] if scope.get("client") else ""
+        try:
+            accepted = await self._accepts(client, scheme.lower(), credential.strip())
+        except TooManyGuessesError:
+            self._refused(scope["path"])
+            await _TOO_MANY(scope, receive, send)
+            return
+        if accepted:
             scope.setdefault("state", {})["authenticated"] = True  # request.state, for a route that asks
             await self.app(scope, receive, send)
             return
         self._refused(scope["path"])
-        await asyncio.sleep(REFUSAL_SECONDS)
-        client = scope.get("client")
-        log.warning("request refused: no valid credential", path=scope["path"], client=client[0] if client else None)
+        log.warning("request refused: no valid credential", path=scope["path"], client=client)
         challenge = 'Basic realm="coldchain", charset="UTF-8"' if self._users else "Bearer"
         response = JSONResponse(
             {"detail": "authentication required: basic user or bearer token"},
@@ -85,25 +115,32 @@ class Authentication:
         )
         await response(scope, receive, send)
 
-    async def _accepts(self, scheme: str, credential: str) -> bool:
+    async def _accepts(self, client: str, scheme: str, credential: str) -> bool:
+        """Raises TooManyGuessesError. A credential that has fitted once is never kept waiting for others' guesses."""
+        if not credential:
+            return False  # a question, no guess
+        # bcrypt is slow by design: a credential that fits is remembered by a keyed digest, as exporter-toolkit does
+        known, digest = self._known, hmac.digest(self._pepper, f"{scheme} {credential}".encode(), hashlib.sha256)
+        if digest in known:
+            return True
+        fits = await self._guessing.attempt(client, functools.partial(self._fits, scheme, credential))
+        if fits:
+            known.add(digest)
+        return fits
+
+    async def _fits(self, scheme: str, credential: str) -> bool:
         if scheme == "bearer":
             return self._token is not None and hmac.compare_digest(credential.encode(), self._token)
         if scheme != "basic" or not self._users:
             return False
-        # bcrypt is slow by design: a credential that fits is remembered by a keyed digest, as exporter-toolkit does
-        digest = hmac.digest(self._pepper, credential.encode(), hashlib.sha256)
-        if digest in self._known:
-            return True
         try:
             user, _, password = base64.b64decode(credential, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
             return False
         stored = self._users.get(user)
         # bcrypt reads 72 bytes at most, and the library refuses more (bcrypt 5.0)
-        fits = await run_in_threadpool(
+        check = functools.partial(
             bcrypt.checkpw, password.encode()[:72], stored.encode() if stored is not None else _NOBODY
         )
-        if fits and stored is not None:
-            self._known.add(digest)
-            return True
-        return False
+        fits = await anyio.to_thread.run_sync(check, limiter=self._hashing)
+        return fits and stored is not None

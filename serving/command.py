@@ -127,13 +127,19 @@ def run(
 class _Uvicorn(uvicorn.Server):
     """Says that it is told to end, which an application learns only when its last request has ended."""
 
-    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None], ending: Callable[[], None]) -> None:
+        """`stopping` is called by the signal, wherever the process is then; `ending` soon after, on the event loop."""
         super().__init__(config)
         self._stopping = stopping
+        self._ending = ending
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._stopping()
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ending()
+        await super().shutdown(sockets)
 
 
 class _Server:
@@ -199,7 +205,7 @@ class _Server:
         listener.listen(CONNECTIONS)  # from now on a caller is heard, if not answered yet
         host, port = listener.getsockname()[:2]
         log.info("listening", address=str(address.Address(host, port)), tls=self._tls is not None)
-        _Uvicorn(config, self._stopping).run(sockets=[listener])
+        _Uvicorn(config, self._stopping, self._authentication.end).run(sockets=[listener])
 
     def reload_web(self) -> None:
         """Users, token and certificates from now on; raises ConfigError and changes nothing where they are wrong."""

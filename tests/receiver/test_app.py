@@ -435,6 +435,7 @@ def test_metrics_are_all_there_before_anything_happened(world: World) -> None:
         "coldchain_receiver_sms_balance_messages",
         "coldchain_receiver_build_info",
         "coldchain_config_last_reload_successful",
+        "coldchain_authentication_failures_total",
         "process_resident_memory_bytes",
     ):
         assert f"# TYPE {name} " in text, name

@@ -1,0 +1,117 @@
+"""Who shows a wrong credential to one of the real programs is counted, slowed and logged, and keeps nobody else out."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import re
+import selectors
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import bcrypt
+import httpx
+import pytest
+
+from serving import guessing
+from tests.serving.hostile import HOST, Target, running, statuses
+from tests.waiting import until
+
+# No secrets: they open what a test has made for itself.
+RIGHT, WRONG = ("duty", "right-one"), ("duty", "wrong-one")
+TOKEN = "right-token"
+
+
+@dataclass
+class Closed:
+    """A program that asks for a credential, and callers of different addresses."""
+
+    target: Target
+
+    def get(self, credential: tuple[str, str] | str | None, *, host: str = "127.0.0.1", path: str = "/metrics") -> int:
+        """The status that a caller of this address gets at once."""
+        headers = {"Authorization": f"Bearer {credential}"} if isinstance(credential, str) else {}
+        auth = credential if isinstance(credential, tuple) else None
+        with httpx.Client(transport=httpx.HTTPTransport(local_address=host), timeout=10) as client:
+            return client.get(self.target.url(path), auth=auth, headers=headers).status_code
+
+    def guess(self, stack: contextlib.ExitStack, *, host: str = "127.0.0.1") -> socket.socket:
+        """A wrong password, whose refusal is not waited for."""
+        connection = stack.enter_context(
+            socket.create_connection(("127.0.0.1", self.target.port), timeout=20, source_address=(host, 0))
+        )
+        basic = base64.b64encode(":".join(WRONG).encode())
+        connection.sendall(b"GET /metrics HTTP/1.1\r\n" + HOST + b"Authorization: Basic " + basic + b"\r\n\r\n")
+        return connection
+
+    def failures(self) -> float:
+        text = httpx.get(self.target.url(), auth=RIGHT, timeout=10).text
+        (value,) = re.findall(r"^coldchain_authentication_failures_total (\S+)$", text, re.MULTILINE)
+        return float(value)
+
+
+def started(name: str, folder: Path, **environment: str) -> contextlib.AbstractContextManager[Target]:
+    web = folder / "web.yml"
+    web.write_text(f"basic_auth_users:\n  {RIGHT[0]}: {bcrypt.hashpw(RIGHT[1].encode(), bcrypt.gensalt(4)).decode()}\n")
+    token = {"RECEIVER_TOKEN": TOKEN} if name == "receiver" else {}
+    return running(name, folder, f"--web.config.file={web}", **token, **environment)
+
+
+@pytest.fixture(params=["exporter", "receiver"])
+def closed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Closed]:
+    with started(request.param, tmp_path) as target:
+        yield Closed(target)
+
+
+@pytest.fixture(params=["exporter", "receiver"])
+def patient(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Closed]:
+    """Takes an hour for each failure."""
+    with started(request.param, tmp_path, QUICK_FIRST_GUESS_SECONDS="3600") as target:
+        yield Closed(target)
+
+
+def test_failures_are_counted_and_logged_without_the_secret(closed: Closed) -> None:
+    assert [closed.get(one) for one in (None, WRONG, ("nobody", "wrong-one"), "wrong-one")] == [401] * 4
+    until(lambda: closed.failures() == 4, "they are counted")
+    log = closed.target.log()
+    assert log.count('msg="request refused: no valid credential" path=/metrics client=127.0.0.1') == 4
+    shown = [base64.b64encode(f"{user}:{word}".encode()).decode() for user, word in (RIGHT, WRONG)]
+    assert not [word for word in ("wrong-one", "right-one", *shown) if word in log]
+
+
+def test_a_line_of_the_log_cannot_be_forged(closed: Closed) -> None:
+    assert closed.get(None, path="/%0Alevel=error%20msg=forged") == 401
+    assert [line for line in closed.target.log().splitlines() if line.startswith("level=error")] == []
+
+
+def test_guessing_keeps_nobody_out_who_has_the_credential(patient: Closed) -> None:
+    assert patient.get(RIGHT) == 200
+    with contextlib.ExitStack() as stack:
+        for _ in range(guessing.WAITING):
+            patient.guess(stack)
+        until(lambda: patient.get(WRONG) == 429, "no further guess is looked at")
+        assert patient.get(RIGHT) == 200  # known from before
+        assert patient.get(RIGHT, host="127.0.0.2") == 200
+        assert patient.get(("duty", "right"), path="/-/healthy") == 200  # open as ever
+
+
+def test_a_new_credential_of_another_address_is_looked_at_while_one_guesses(patient: Closed) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(guessing.WAITING):
+            patient.guess(stack)
+        until(lambda: patient.get(WRONG) == 429, "no further guess is looked at")
+        assert patient.get(RIGHT, host="127.0.0.2") == 200
+
+
+def test_hundreds_that_guess_at_once_are_refused_at_once_but_for_a_few(patient: Closed) -> None:
+    with contextlib.ExitStack() as stack:
+        poll = selectors.DefaultSelector()
+        for _ in range(300):
+            poll.register(patient.guess(stack), selectors.EVENT_READ)
+        assert patient.get(RIGHT, host="127.0.0.2") == 200
+        until(lambda: len(poll.select(0)) == 300 - guessing.WAITING, "all but a few are answered")
+        answers = [key.fileobj.recv(65536) for key, _ in poll.select(0) if isinstance(key.fileobj, socket.socket)]
+        poll.close()
+    assert [statuses(answer) for answer in answers] == [[429]] * (300 - guessing.WAITING)
