@@ -62,16 +62,18 @@ class Authentication:
         *,
         certified: bool = False,
     ) -> None:
-        """`certified`: nobody gets here without a client certificate that was verified."""
         self.app = app
         self._refused = refused
-        self._certified = certified
         self._guessing = Guessing()
         self._hashing = anyio.CapacityLimiter(_HASHING_AT_ONCE)
-        self.configure(users, token)
+        self.configure(users, token, certified=certified)
 
-    def configure(self, users: dict[str, str], token: SecretStr | None) -> None:
-        """Takes other credentials from now on; what was remembered of the old ones is forgotten."""
+    def configure(self, users: dict[str, str], token: SecretStr | None, *, certified: bool = False) -> None:
+        """Takes other credentials from now on; what was remembered of the old ones is forgotten.
+
+        `certified`: nobody gets here without a client certificate that was verified.
+        """
+        self._certified = certified
         self._users = users
         self._token = token.get_secret_value().encode() if token is not None else None
         self._pepper = secrets.token_bytes(32)

@@ -105,7 +105,7 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         return 1
 
-    reload.check_first(server.reload_web)
+    reload.surround(server.check_web, server.reload_web)
 
     def read_again() -> None:
         with contextlib.suppress(ConfigError):  # it is logged already, and there is nobody to answer
@@ -159,22 +159,14 @@ class _Server:
         self._token = token
         config = web.read(self._file) if self._file is not None else web.WebConfig()
         self._stopping = stopping
-        self._tls = web.ssl_context(config.tls_server_config) if config.tls_server_config is not None else None
-        self._client_certificate = (
-            config.tls_server_config is not None
-            and config.tls_server_config.client_auth_type == "RequireAndVerifyClientCert"
-        )
+        self._may_be_open = self.address.is_loopback or options.allow_anonymous
+        self._refuse_open(config)
+        tls = config.tls_server_config
+        self._tls = web.ServedTls(tls) if tls is not None else None
         self._authentication = Authentication(
-            app, dict(config.basic_auth_users), token(), refused, certified=self._client_certificate
+            app, dict(config.basic_auth_users), token(), refused, certified=config.asks_for_certificate
         )
         self._app = around(self._authentication)
-        closed = self._authentication.required or self._client_certificate
-        if not self.address.is_loopback and not closed and not options.allow_anonymous:
-            problem = (
-                f"--web.listen-address={self.address} is beyond loopback and no authentication is configured: give "
-                "--web.config.file with basic_auth_users (or a token), or allow it with --web.allow-anonymous"
-            )
-            raise ConfigError([problem])
 
     def serve(self, listener: socket.socket) -> None:
         def context(_config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
@@ -207,12 +199,30 @@ class _Server:
         log.info("listening", address=str(address.Address(host, port)), tls=self._tls is not None)
         _Uvicorn(config, self._stopping, self._authentication.end).run(sockets=[listener])
 
+    def _refuse_open(self, config: web.WebConfig) -> None:
+        """Raises ConfigError where everybody could get in from beyond loopback."""
+        if self._may_be_open or config.basic_auth_users or config.asks_for_certificate or self._token() is not None:
+            return
+        problem = (
+            f"--web.listen-address={self.address} is beyond loopback and no authentication is configured: give "
+            "--web.config.file with basic_auth_users (or a token), or allow it with --web.allow-anonymous"
+        )
+        raise ConfigError([problem])
+
+    def check_web(self) -> web.WebConfig:
+        """What is in the file now; raises ConfigError where it cannot be taken."""
+        config = web.read(self._file) if self._file is not None else web.WebConfig()
+        if (config.tls_server_config is not None) != (self._tls is not None):
+            raise ConfigError([f"{self._file}: TLS can be switched on or off only by a restart"])
+        return config
+
     def reload_web(self) -> None:
         """Users, token and certificates from now on; raises ConfigError and changes nothing where they are wrong."""
-        config = web.read(self._file) if self._file is not None else web.WebConfig()
+        config = self.check_web()
+        self._refuse_open(config)
         tls = config.tls_server_config
-        if (tls is not None) != (self._tls is not None):
-            raise ConfigError([f"{self._file}: TLS can be switched on or off only by a restart"])
         if tls is not None and self._tls is not None:
-            self._tls.load_cert_chain(tls.cert_file, tls.key_file)
-        self._authentication.configure(dict(config.basic_auth_users), self._token())
+            self._tls.renew(tls)
+        self._authentication.configure(
+            dict(config.basic_auth_users), self._token(), certified=config.asks_for_certificate
+        )

@@ -8,7 +8,7 @@ import resource
 from typing import Any, ClassVar
 
 import structlog
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 __all__ = ["ANSWER_SECONDS", "CONNECTIONS", "HEAD_BYTES", "REQUEST_SECONDS", "BoundedHttp", "Loop", "allow_files"]
 
@@ -65,6 +65,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Since when nothing is to be done before the client does something; None while the server works for him."""
         self.aborted = False
         self._overhead = 0
+        self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
@@ -77,6 +78,9 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_request_timer()
         self._stop_answer_timer()
+        if self._answering is not None:  # uvicorn tells the newest request alone, which may still wait for its turn
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -123,6 +127,10 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_response_complete()
         if self.waiting_since is None and self.cycle.response_complete:
             self.waiting_since = self.loop.time()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
         self._say("no valid HTTP request")

@@ -18,14 +18,14 @@ class Reload:
     """Calls its steps in turn; a step raises ConfigError to refuse, having changed nothing of its own."""
 
     def __init__(self, step: Callable[[], None]) -> None:
-        self._steps = [step]
+        self._steps: list[Callable[[], object]] = [step]
         self._lock = threading.Lock()
         self.successful = True
         """Whether the last reading was accepted; for `coldchain_config_last_reload_successful`."""
 
-    def check_first(self, step: Callable[[], None]) -> None:
-        """Puts `step` before those known so far."""
-        self._steps.insert(0, step)
+    def surround(self, check: Callable[[], object], take: Callable[[], None]) -> None:
+        """Puts `check` before the steps known so far, and `take` after them, when what they have read is in force."""
+        self._steps = [check, *self._steps, take]
 
     def __call__(self) -> None:
         """Raises ConfigError where a step refuses; what was in force stays in force."""

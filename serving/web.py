@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
+import structlog
 from pydantic import AfterValidator, Field, model_validator
 
 from serving.settings import ConfigError, Settings, load
 
-__all__ = ["TlsServer", "WebConfig", "read", "ssl_context"]
+__all__ = ["ServedTls", "TlsServer", "WebConfig", "read"]
+
+log = structlog.get_logger(__name__)
+
+# Keys that exporter-toolkit knows and this server does not: what to do instead.
+_HINTS = {
+    "http_server_config": "HTTP/2 and headers of your own are a proxy's, such as deploy/gateway",
+    "rate_limit": "limit requests in a proxy, such as deploy/gateway; guessing of credentials is slowed anyway",
+    "tls_server_config.cert": "write it to a file and name that: cert_file",
+    "tls_server_config.key": "write it to a file and name that: key_file",
+    "tls_server_config.client_ca": "write it to a file and name that: client_ca_file",
+    "tls_server_config.client_allowed_sans": "every certificate that client_ca_file has signed gets in: use an "
+    "authority of its own, or check names in a proxy",
+    "tls_server_config.max_version": "min_version is the only limit; the newest version that both know is used",
+    "tls_server_config.cipher_suites": "OpenSSL's own choice holds",
+    "tls_server_config.prefer_server_cipher_suites": "OpenSSL's own choice holds",
+    "tls_server_config.curve_preferences": "OpenSSL's own choice holds",
+    "tls_server_config.client_auth_type": "the other kinds of exporter-toolkit verify nothing",
+}
 
 
 def _bcrypt_hash(value: str) -> str:
@@ -43,10 +62,19 @@ class WebConfig(Settings):
     tls_server_config: TlsServer | None = None
     basic_auth_users: dict[str, Annotated[str, AfterValidator(_bcrypt_hash)]] = Field(default_factory=dict)
 
+    @property
+    def asks_for_certificate(self) -> bool:
+        """Whether nobody gets in without a client certificate."""
+        tls = self.tls_server_config
+        return tls is not None and tls.client_auth_type == "RequireAndVerifyClientCert"
+
 
 def read(path: Path) -> WebConfig:
     """Reads and checks the file, its certificates too; raises ConfigError."""
-    config = load(WebConfig, environ={}, config_file=path)
+    try:
+        config = load(WebConfig, environ={}, config_file=path)
+    except ConfigError as error:
+        raise ConfigError([_with_hint(problem) for problem in error.problems]) from None
     if config.tls_server_config is not None:
         tls = config.tls_server_config
         config = config.model_copy(
@@ -61,10 +89,15 @@ def read(path: Path) -> WebConfig:
             }
         )
         try:
-            ssl_context(config.tls_server_config or tls)
+            _context(config.tls_server_config or tls)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError([f"{path}: tls_server_config: {error.strerror or error}"]) from None
     return config
+
+
+def _with_hint(problem: str) -> str:
+    hint = next((hint for name, hint in _HINTS.items() if f": {name}: " in problem), None)
+    return f"{problem}. {hint[0].upper()}{hint[1:]}" if hint is not None else problem
 
 
 _REQUIREMENTS = {
@@ -74,8 +107,59 @@ _REQUIREMENTS = {
 }
 
 
-def ssl_context(tls: TlsServer) -> ssl.SSLContext:
-    """The server's context; raises OSError or ssl.SSLError where a file is missing or does not fit."""
+class ServedTls(ssl.SSLContext):
+    """What a server is given once: each connection gets the files as they are by then, as exporter-toolkit has it.
+
+    A certificate that was renewed is taken without a signal; one that does not fit its key leaves the old in force.
+    """
+
+    def __new__(cls, tls: TlsServer) -> Self:  # noqa: ARG004 - goes to __init__
+        """Of no use by itself: connections are wrapped by the context in force."""
+        return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
+
+    def __init__(self, tls: TlsServer) -> None:
+        self.renew(tls)
+
+    def renew(self, tls: TlsServer) -> None:
+        """Serves these from now on; raises OSError or ssl.SSLError and changes nothing where they do not fit."""
+        seen = _fingerprint(tls)
+        self._in_force = _context(tls)
+        self._tls, self._seen = tls, seen
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Called by asyncio for each connection."""
+        seen = _fingerprint(self._tls)
+        if seen != self._seen:
+            self._seen = seen
+            try:
+                self.renew(self._tls)
+                log.info("certificate read again", file=str(self._tls.cert_file))
+            except (OSError, ssl.SSLError) as error:
+                log.warning("certificate refused, the old one stays", error=error.strerror or str(error))
+        return self._in_force.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+
+def _fingerprint(tls: TlsServer) -> list[tuple[int, int, int] | None]:
+    """Changes with each of the files."""
+    found: list[tuple[int, int, int] | None] = []
+    for path in (tls.cert_file, tls.key_file, tls.client_ca_file):
+        try:
+            status = path.stat() if path is not None else None
+        except OSError:
+            status = None
+        found.append((status.st_mtime_ns, status.st_size, status.st_ino) if status is not None else None)
+    return found
+
+
+def _context(tls: TlsServer) -> ssl.SSLContext:
+    """Raises OSError or ssl.SSLError where a file is missing or does not fit."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}[tls.min_version]
     context.load_cert_chain(tls.cert_file, tls.key_file)

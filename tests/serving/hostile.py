@@ -41,6 +41,11 @@ class Target:
     def log(self) -> str:
         return self.log_file.read_text("utf-8")
 
+    def listens_at(self) -> int:
+        """The port that it says it has."""
+        (found,) = re.findall(r"msg=listening address=\S+:(\d+)", self.log())
+        return int(found)
+
     def serves_others(self, **options: Any) -> bool:
         """Somebody else's request is answered within the time that Prometheus would wait; AssertionError otherwise."""
         answer = httpx.get(self.url(), timeout=10, verify=False, **options)
@@ -105,7 +110,7 @@ def running(name: str, folder: Path, *flags: str, settings: str = "", **environm
     try:
         until(listens, "it listens", 60)
         yield target
-        assert "Traceback" not in target.log()
+        assert "Traceback" not in target.log(), target.log()[-6000:]
         assert popen.poll() is None, target.log()
         popen.send_signal(signal.SIGTERM)
         assert popen.wait(20) == 0, target.log()

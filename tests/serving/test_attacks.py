@@ -15,6 +15,7 @@ import pytest
 from deploy.demo.sandbox import Options, Sandbox
 from serving.protocol import CONNECTIONS, allow_files
 from tests.programs import program
+from tests.serving.authority import Authority, web_file
 from tests.serving.hostile import HOST, Target, running, statuses
 from tests.waiting import until
 
@@ -35,6 +36,16 @@ def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Waits a second for a client, rather than half a minute."""
     quick = {"QUICK_REQUEST_SECONDS": "1", "QUICK_ANSWER_SECONDS": "1"}
     with running(request.param, tmp_path_factory.mktemp(request.param), **quick) as started:
+        yield started
+
+
+@pytest.fixture(scope="module", params=BOTH)
+def hasty_tls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """The same by TLS."""
+    folder = tmp_path_factory.mktemp(request.param)
+    file = web_file(folder, Authority(folder, "ours"))
+    names = ("QUICK_REQUEST_SECONDS", "QUICK_ANSWER_SECONDS", "QUICK_HANDSHAKE_SECONDS")
+    with running(request.param, folder, f"--web.config.file={file}", **dict.fromkeys(names, "1")) as started:
         yield started
 
 
@@ -83,11 +94,7 @@ def test_an_empty_line_after_an_answer_does_not_keep_the_connection(hasty: Targe
 def test_an_answer_that_nobody_reads_is_given_up(hasty: Target) -> None:
     asked = b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"
     with hasty.connect(receive_buffer=4096) as connection:
-        connection.setblocking(False)
-        sent = 0
-        with contextlib.suppress(BlockingIOError, ConnectionError):
-            while sent < 5_000_000:  # until the server takes in no more
-                sent += connection.send(asked * 100)
+        connection.sendall(asked * 1000)  # some 10 MB to read, more than any buffer on the way holds
         assert hasty.serves_others()
         until(lambda: hasty.open_connections() == 0, "it is gone")
     assert 'reason="answer read too slowly"' in hasty.log()
@@ -109,6 +116,32 @@ def test_too_many_connections_make_room_for_others(target: Target, piece: bytes)
         assert all(target.serves_others() for _ in range(5))
         assert target.open_connections() <= CONNECTIONS
     until(lambda: target.open_connections() == 0, "all are gone", 60)
+
+
+def test_a_tls_handshake_that_does_not_begin_is_cut_off_however_many_there_are(hasty_tls: Target) -> None:
+    allow_files()
+    with contextlib.ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", hasty_tls.port), timeout=20))
+            for _ in range(2 * CONNECTIONS)
+        ]
+        assert all(hasty_tls.serves_others() for _ in range(5))
+        assert all(ended_by_server(connection) for connection in silent)
+
+
+def test_a_request_by_tls_that_never_ends_is_cut_off(hasty_tls: Target) -> None:
+    with hasty_tls.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nX-")
+        assert hasty_tls.serves_others()
+        assert ended_by_server(connection)
+
+
+def test_an_answer_by_tls_that_nobody_reads_is_given_up(hasty_tls: Target) -> None:
+    asked = b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"
+    with hasty_tls.connect(receive_buffer=4096) as connection:
+        connection.sendall(asked * 1000)
+        assert hasty_tls.serves_others()
+        until(lambda: hasty_tls.open_connections() == 0, "it is gone", 60)
 
 
 def test_too_many_that_read_nothing_make_room_for_others(target: Target) -> None:
