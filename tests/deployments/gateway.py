@@ -82,7 +82,7 @@ class StandIn:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - http.server names them so
+            do_GET = do_POST = do_PUT = do_DELETE = do_OPTIONS = answer  # noqa: N815 - http.server names them so
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server names it so
                 """Nothing is logged."""

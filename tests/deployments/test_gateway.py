@@ -206,10 +206,8 @@ def test_a_process_that_is_down_is_named_and_the_backend_goes_on(tmp_path: Path)
     assert other.json()["by"] == "backend"
 
 
-@pytest.fixture(scope="module")
-def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
-    """With TLS and users in front, and credentials of the gateway's own for those behind."""
-    folder = tmp_path_factory.mktemp("closed")
+def tls_files(folder: Path) -> dict[str, str]:
+    """Certificate, key and users in this folder, and what stands for them in the shipped files."""
     subprocess.run(
         [
             *(program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
@@ -222,6 +220,14 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
     (folder / "users").write_text(f"duty:{bcrypt.hashpw(b'night', bcrypt.gensalt(4)).decode()}\n")
     instead = {f"coldchain/{name}": str(folder / name) for name in ("tls.crt", "tls.key")}
     instead["auth_basic_user_file coldchain/users"] = f"auth_basic_user_file {folder}/users"
+    return instead
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
+    """With TLS and users in front, and credentials of the gateway's own for those behind."""
+    folder = tmp_path_factory.mktemp("closed")
+    instead = tls_files(folder)
     instead['# 1 "Basic dXNlcjpwYXNzd29yZA=="'] = '1 "Basic exporter"'
     instead['# 1 "Bearer the-receivers-token"'] = '1 "Bearer receiver"'
     with ExitStack() as stack:
@@ -269,6 +275,14 @@ def test_over_tls_the_backend_asks_its_callers_itself(closed: Behind, client: ht
     seen = client.get(closed.tls_url("/api/v1/orders"), headers={"Authorization": "Bearer user"}).json()
     assert (seen["by"], seen["headers"]["authorization"]) == ("backend", "Bearer user")
     assert seen["headers"]["x-forwarded-proto"] == "https"
+
+
+def test_over_tls_a_browsers_question_comes_without_the_gateways_credentials(
+    closed: Behind, client: httpx.Client
+) -> None:
+    answer = client.options(closed.tls_url(f"{API}/dashboard"), headers={"Origin": "http://localhost:3000"})
+    assert answer.status_code == 200
+    assert "authorization" not in answer.json()["headers"]
 
 
 def test_on_loopback_the_gateway_vouches_for_local_callers_alone(closed: Behind) -> None:
@@ -374,3 +388,93 @@ def test_nobody_else_sends_a_test_without_a_credential(real: Real, headers: dict
     answer = httpx.get(real.url(f"{API}/test/slack"), headers=headers, timeout=20)
     assert answer.status_code == 403  # the receiver has no credential that could be shown
     assert len(real.chain.sandbox.messages("slack")) == before
+
+
+PAGE = "http://localhost:3000"
+ASKED = ("-H", "Access-Control-Request-Method: GET", "-H", "Access-Control-Request-Headers: authorization")
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """What a page of the firm's front end reaches: the gateway with TLS and users before an exporter that knows it."""
+
+    gateway: Gateway
+
+    def curl(self, path: str, *arguments: str, origin: str = PAGE, tls: bool = True) -> tuple[int, dict[str, str]]:
+        """Status and headers of the answer to a page of this origin."""
+        scheme, port = ("https", self.gateway.tls_port) if tls else ("http", self.gateway.port)
+        trusted = ("--cacert", str(self.gateway.folder.parent / "tls.crt"))
+        done = subprocess.run(
+            [
+                *(program("curl"), "--silent", "--output", "/dev/null", "--dump-header", "-", *trusted),
+                *("-H", f"Origin: {origin}", *arguments, f"{scheme}://localhost:{port}{path}"),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        status, *lines = done.stdout.strip().splitlines()
+        return int(status.split()[1]), {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+        }
+
+
+@pytest.fixture(scope="module")
+def front_end(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontEnd]:
+    folder = tmp_path_factory.mktemp("front")
+    with Sandbox(Options()) as sandbox, StandIn("backend").running() as backend:
+        chain = Chain(folder, SQLite(folder / "dispatch.db").url, sandbox)
+        (folder / "exporter.yaml").write_text(f"{chain.settings}cors_origins: [{PAGE}]\n")
+        try:
+            chain.run("exporter")
+            chain.wait_ready("exporter")
+            with running_gateway(
+                folder / "nginx",
+                exporter=chain.ports["exporter"],
+                receiver=chain.ports["receiver"],
+                backend=backend.port,
+                instead=tls_files(folder),
+                tls=True,
+            ) as gateway:
+                yield FrontEnd(gateway)
+        finally:
+            for process in chain.processes.values():
+                process.end()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize("path", ["health", "metrics?period_hours=24", "alerts", "dashboard"])
+def test_a_page_of_a_known_origin_reads_the_api_with_a_users_credential(
+    front_end: FrontEnd, path: str, tls: bool
+) -> None:
+    asked, allowed = front_end.curl(f"{API}/{path}", "-X", "OPTIONS", *ASKED, tls=tls)
+    assert (asked, allowed["access-control-allow-origin"]) == (200, PAGE)
+    assert "authorization" in allowed["access-control-allow-headers"].lower()
+    answered, headers = front_end.curl(f"{API}/{path}", "--user", "duty:night", tls=tls)
+    assert (answered, headers["access-control-allow-origin"]) == (200, PAGE)
+
+
+@pytest.mark.e2e
+def test_a_page_of_another_origin_is_not_let_in(front_end: FrontEnd) -> None:
+    status, headers = front_end.curl(f"{API}/dashboard", "-X", "OPTIONS", *ASKED, origin="https://evil.example")
+    assert (status, headers.get("access-control-allow-origin")) == (400, None)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", f"{API}/dashboard"),
+        ("HEAD", f"{API}/dashboard"),
+        ("POST", f"{API}/dashboard"),
+        ("OPTIONS", f"{API}/test/slack"),
+        ("OPTIONS", f"{API}/notify"),
+        ("OPTIONS", "/runbooks/ko/"),
+    ],
+)
+def test_nothing_but_a_browsers_question_to_the_exporter_goes_without_a_user(
+    front_end: FrontEnd, method: str, path: str
+) -> None:
+    arguments = ("--head",) if method == "HEAD" else ("-X", method, *ASKED)
+    assert front_end.curl(path, *arguments)[0] == 401
