@@ -24,12 +24,8 @@ State: TypeAlias = Literal["firing", "silenced", "inhibited", "unknown"]
 _TIMEOUT_SECONDS = 3
 _ASK_SECONDS = 15.0
 _MOST_BYTES = 64 * 2**20
-# Above each repeat_interval that ships (1 h, 4 h, 24 h): what still fires has been heard of again by then.
-UNHEARD_AFTER: Mapping[Severity, timedelta] = {
-    "critical": timedelta(hours=1, minutes=10),
-    "warning": timedelta(hours=4, minutes=10),
-    "info": timedelta(hours=24, minutes=10),
-}
+# A reminder waits for its group's next turn, every group_interval (5 min where Alertmanager is not told otherwise).
+_LATE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,13 @@ class Firing:
     """None: it was never notified of, for it is silenced or inhibited, or has only just begun."""
 
 
-def firing(heard: Iterable[Heard], known: Sequence[Known] | None, now: datetime) -> list[Firing]:
-    """The most urgent first, then the newest; `known` None: Alertmanager is not asked or does not answer."""
+def firing(
+    heard: Iterable[Heard], known: Sequence[Known] | None, now: datetime, repeated: Mapping[Severity, timedelta]
+) -> list[Firing]:
+    """The most urgent first, then the newest; `known` None: Alertmanager is not asked or does not answer.
+
+    `repeated`: after how long Alertmanager tells again of what still fires.
+    """
     at = {one.alert.fingerprint: one for one in heard if _is_told(one.alert)}
     found = (
         [
@@ -67,7 +68,7 @@ def firing(heard: Iterable[Heard], known: Sequence[Known] | None, now: datetime)
             if _is_told(one.alert)
         ]
         if known is not None
-        else [Firing(one.alert, _by_age(one, now), one.at) for one in at.values()]
+        else [Firing(one.alert, _by_age(one, now, repeated), one.at) for one in at.values()]
     )
     return sorted(found, key=lambda one: (-SEVERITIES.index(one.alert.severity), -one.alert.starts_at.timestamp()))
 
@@ -76,8 +77,8 @@ def _is_told(alert: Alert) -> bool:
     return not alert.is_heartbeat and alert.severity != "none"
 
 
-def _by_age(heard: Heard, now: datetime) -> State:
-    return "firing" if now - heard.at <= UNHEARD_AFTER[heard.alert.severity] else "unknown"
+def _by_age(heard: Heard, now: datetime, repeated: Mapping[Severity, timedelta]) -> State:
+    return "firing" if now - heard.at <= repeated[heard.alert.severity] + _LATE else "unknown"
 
 
 class Alertmanager:

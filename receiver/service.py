@@ -180,7 +180,8 @@ class Receiver:
         """What fires now, as far as it is known; raises StoreUnavailableError."""
         now, latest = self._clock(), self.alertmanager.latest
         known = None if isinstance(latest, Unreachable) else latest
-        return firing(self.outbox.heard(since=now - _HEARD_WITHIN), known, now)
+        repeated = self.settings.repeat_interval.by_severity
+        return firing(self.outbox.heard(since=now - _HEARD_WITHIN), known, now, repeated)
 
     def ready(self) -> str | None:
         """Why it cannot take notifications now, if so."""

@@ -15,6 +15,7 @@ from receiver import fallback, schedules
 from receiver.audiences import AudienceSettings
 from receiver.channels.email import Addresses
 from receiver.digest import Rate
+from receiver.notification import Severity
 from receiver.store import read_url
 from serving import settings as serving
 from serving.settings import CommaSeparated, Duration, Env
@@ -84,7 +85,14 @@ def _answered_in_time(value: timedelta) -> timedelta:
     return value
 
 
+def _within_what_is_kept(value: timedelta) -> timedelta:
+    if value > timedelta(days=6):
+        raise ValueError("must be at most 6d: what was not heard of for a week is forgotten")
+    return value
+
+
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+RepeatInterval = Annotated[PositiveDuration, AfterValidator(_within_what_is_kept)]
 NextChannel: TypeAlias = Literal["email", "slack", "sms", "none"]
 
 
@@ -132,6 +140,18 @@ class FallbackSettings(serving.Settings):
             if channel == to:
                 raise ValueError(f"{channel} cannot stand in for itself: name another channel, or none")
         return self
+
+
+class RepeatSettings(serving.Settings):
+    """Alertmanager's `repeat_interval` for each severity: what was not heard of for longer may be over."""
+
+    critical: RepeatInterval = timedelta(hours=1)
+    warning: RepeatInterval = timedelta(hours=4)
+    info: RepeatInterval = timedelta(hours=24)
+
+    @property
+    def by_severity(self) -> dict[Severity, timedelta]:
+        return {"critical": self.critical, "warning": self.warning, "info": self.info}
 
 
 class HeartbeatSettings(serving.Settings):
@@ -185,6 +205,7 @@ class ReceiverSettings(AudienceSettings):
     alertmanager_url: Annotated[str | None, Env("ALERTMANAGER_URL")] = None
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 2**20
     dedup_window: PositiveDuration = timedelta(minutes=20)
+    repeat_interval: RepeatSettings = RepeatSettings()
     retention: PositiveDuration = timedelta(days=90)
     retry: RetrySettings = RetrySettings()
     fallback: FallbackSettings = FallbackSettings()

@@ -12,20 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from deploy.demo.sandbox import Sandbox
 from receiver.firing import Alertmanager, Heard, Known, Unreachable, firing
 from receiver.outbox import Outbox
 from receiver.routing import planner
+from receiver.settings import ReceiverSettings
+from serving.settings import parse_duration
+from tests.deploy.files import ALERTMANAGER
 from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, alert, body, notification, payload_alert
 from tests.receiver.test_app import World
 from tests.waiting import until
 
 HOUR = timedelta(hours=1)
+SHIPPED = ReceiverSettings().repeat_interval.by_severity
 
 
 def states(*found: object, known: list[Known] | None = None, at: timedelta = timedelta(0)) -> dict[str, str]:
-    listed = firing([one for one in found if isinstance(one, Heard)], known, NOW + at)
+    listed = firing([one for one in found if isinstance(one, Heard)], known, NOW + at, SHIPPED)
     return {one.alert.fingerprint: one.state for one in listed}
 
 
@@ -44,12 +49,29 @@ def test_what_is_not_repeated_in_time_is_unknown(severity: str, after: timedelta
     assert states(Heard(alert(severity=severity), NOW), at=after) == {"f1": state}
 
 
+def test_what_is_unknown_follows_the_repeat_interval_that_is_set() -> None:
+    rarely = SHIPPED | {"critical": 12 * HOUR}
+    found = [Heard(alert(severity=severity), NOW) for severity in ("critical", "warning")]
+    listed = [firing([one], None, NOW + 5 * HOUR, rarely)[0].state for one in found]
+    assert listed == ["firing", "unknown"]
+
+
+def test_shipped_repeat_intervals_are_those_of_the_shipped_alertmanager() -> None:
+    route = yaml.safe_load(ALERTMANAGER.read_text(encoding="utf-8"))["route"]
+    by_matchers = {tuple(one.get("matchers", [])): one.get("repeat_interval") for one in route["routes"]}
+    assert {
+        "critical": parse_duration(by_matchers["severity = critical",]),
+        "warning": parse_duration(route["repeat_interval"]),
+        "info": parse_duration(by_matchers["severity = info",]),
+    } == SHIPPED
+
+
 def test_alertmanager_knows_what_it_never_said_is_over() -> None:
     assert states(Heard(alert(), NOW), known=[]) == {}
 
 
 def test_alertmanager_knows_what_it_keeps_from_us() -> None:
-    listed = firing([], [Known(alert(), "inhibited"), Known(alert("f2"), "silenced")], NOW)
+    listed = firing([], [Known(alert(), "inhibited"), Known(alert("f2"), "silenced")], NOW, SHIPPED)
     assert [(one.alert.fingerprint, one.state, one.heard_at) for one in listed] == [
         ("f1", "inhibited", None),
         ("f2", "silenced", None),
@@ -57,7 +79,7 @@ def test_alertmanager_knows_what_it_keeps_from_us() -> None:
 
 
 def test_what_both_know_was_heard_at_its_last_notification() -> None:
-    (one,) = firing([Heard(alert(), NOW)], [Known(alert(), "firing")], NOW + 30 * HOUR)
+    (one,) = firing([Heard(alert(), NOW)], [Known(alert(), "firing")], NOW + 30 * HOUR, SHIPPED)
     assert (one.state, one.heard_at) == ("firing", NOW)
 
 
@@ -214,7 +236,7 @@ def test_what_fires_is_listed_for_programs_and_for_people(sandbox: Sandbox, tmp_
         )
         page = world.client.get("/").text
         assert "발생 중" in page
-        assert "Alertmanager에 확인하지 않은 목록입니다 (not set: ALERTMANAGER_URL)." in page
+        assert "Alertmanager에 확인하지 않은 목록입니다 (ALERTMANAGER_URL 설정 없음)." in page
 
 
 def test_door_does_not_wait_for_an_alertmanager_that_does_not_answer(sandbox: Sandbox, tmp_path: Path) -> None:
