@@ -217,7 +217,8 @@ class _Words:
 
 _KOREAN = _Words(
     silent="모니터링 정상 동작 신호가 {duration} 동안 도착하지 않았습니다. Prometheus나 Alertmanager가 멈췄거나 "
-    "수신기로 오는 길이 끊겼습니다. 다시 도착할 때까지 다른 이상은 알림으로 오지 않을 수 있습니다.",
+    "수신기와의 연결이 끊긴 것으로 보입니다. 신호가 다시 도착할 때까지는 다른 이상이 생겨도 알림이 오지 않을 수 "
+    "있습니다.\n",
     heard="마지막 신호: {heard}",
     never="없음",
     last="마지막으로 받은 알림: {last}",
@@ -227,7 +228,7 @@ _KOREAN = _Words(
 )
 _ENGLISH = _Words(
     silent="The monitoring's heartbeat has not arrived for {duration}. Prometheus or Alertmanager has stopped, or the "
-    "way to the receiver is cut. Until it is back, other trouble may go unreported.",
+    "way to the receiver is cut. Until it is back, other trouble may go unreported.\n",
     heard="Last heartbeat: {heard}",
     never="none",
     last="Last notification: {last}",

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from receiver.channels import sms
 from receiver.matchers import Matcher
 from receiver.notification import Alert, Notification, Severity, highest
 
@@ -294,6 +295,7 @@ class _Forms:
             lstrip_blocks=True,
             auto_reload=False,
         )
+        self._environment.filters["within"] = sms.within
 
     def prepare(self) -> None:
         """Reads all of them that can be read."""

@@ -37,7 +37,11 @@ _ASKED_AGAIN = timedelta(minutes=5)  # an exporter that does not answer; then th
 
 
 class ExporterError(Exception):
-    """The exporter did not give its health; the message says why, without a secret."""
+    """The exporter did not give its health; the message says why, without a secret, and `korean` says it in Korean."""
+
+    def __init__(self, english: str, korean: str) -> None:
+        super().__init__(english)
+        self.korean = korean
 
 
 @dataclass(frozen=True)
@@ -132,25 +136,30 @@ _WORDS = {
 
 def fetch(settings: ReportSettings) -> dict[str, Any]:
     """The exporter's document; raises ExporterError."""
+    url = settings.exporter_url
     password = settings.exporter_password.get_secret_value() if settings.exporter_password is not None else ""
     try:
         answer = requests.get(
-            f"{settings.exporter_url}/api/v1/monitoring/health",
+            f"{url}/api/v1/monitoring/health",
             auth=(settings.exporter_user, password) if settings.exporter_user is not None else None,
             verify=str(settings.exporter_ca_file) if settings.exporter_ca_file is not None else True,
             timeout=_TIMEOUT_SECONDS,
             allow_redirects=False,
         )
     except (requests.RequestException, OSError) as error:
-        raise ExporterError(f"the exporter at {settings.exporter_url} is not reached: {type(error).__name__}") from None
+        trouble = type(error).__name__
+        raise ExporterError(
+            f"the exporter at {url} is not reached: {trouble}", f"수집기({url})에 연결할 수 없습니다: {trouble}"
+        ) from None
     if answer.status_code != 200:
-        raise ExporterError(f"the exporter at {settings.exporter_url} answered {answer.status_code}")
+        code = answer.status_code
+        raise ExporterError(f"the exporter at {url} answered {code}", f"수집기({url})의 응답 코드가 {code}입니다")
     try:
         document = answer.json()
     except ValueError:
         document = None
     if not isinstance(document, dict) or not isinstance(document.get("status"), str):
-        raise ExporterError(f"what answers at {settings.exporter_url} is not the exporter")
+        raise ExporterError(f"what answers at {url} is not the exporter", f"{url}에서 응답하는 것은 수집기가 아닙니다")
     return document
 
 
@@ -193,7 +202,8 @@ def compose(document: Mapping[str, Any], locale: str, zone: tzinfo) -> Report:
         ),
     )
     if not checks:
-        sections = (Section(words.cause, (str(document.get("error", words.unknown)),)),)
+        cause = document.get(f"error_{locale}") or document.get("error", words.unknown)
+        sections = (Section(words.cause, (str(cause),)),)
     return Report(
         locale=locale if locale in _WORDS else "en",
         title=words.title,
@@ -316,7 +326,7 @@ class Reporter:
             if now - at < _ASKED_AGAIN:
                 return
             log.warning("report without figures", error=str(error))
-            document = {"status": "unknown", "error": str(error)}
+            document = {"status": "unknown", "error": str(error), "error_ko": error.korean}
         told = notification(document, settings, at)
         to = Receipt("email", "", DIRECT, settings.locale, recipients(settings))
         planned = () if settings.unable["email"] else (PlannedDelivery(to, (0,), "info", firing=True),)

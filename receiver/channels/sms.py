@@ -19,7 +19,7 @@ from receiver.channels import DeliveryError, Doubt, Message, Outcome, http
 from receiver.digest import Rate
 from serving.settings import CommaSeparated, Duration, Env, Settings
 
-__all__ = ["Balance", "Numbers", "Sms", "SmsSettings", "byte_length", "normalised", "sendable"]
+__all__ = ["Balance", "Numbers", "Sms", "SmsSettings", "byte_length", "normalised", "sendable", "within"]
 
 SMS_BYTES = 90
 LMS_BYTES = 2_000
@@ -169,6 +169,11 @@ def _shortened(text: str, most: int) -> str:
     while byte_length(kept) > room:
         kept = kept[: -max(1, (byte_length(kept) - room) // 2)]
     return kept.rstrip() + "…"
+
+
+def within(text: str, most: int) -> str:
+    """The text as it is sent, cut to so many bytes."""
+    return _shortened(sendable(text), most)
 
 
 def choose(variants: str) -> str:

@@ -139,8 +139,8 @@ def test_alarm_says_what_was_last_heard_and_when(outbox: Outbox) -> None:
     assert dict(alarm.labels) == {"alertname": ALARM_NAME, "severity": "critical", "category": "monitoring"}
     assert alarm.starts_at == NOW + MISSING
     assert alarm.annotations["description"] == (
-        "모니터링 정상 동작 신호가 10분 동안 도착하지 않았습니다. Prometheus나 Alertmanager가 멈췄거나 수신기로 오는 "
-        "길이 끊겼습니다. 다시 도착할 때까지 다른 이상은 알림으로 오지 않을 수 있습니다.\n"
+        "모니터링 정상 동작 신호가 10분 동안 도착하지 않았습니다. Prometheus나 Alertmanager가 멈췄거나 수신기와의 "
+        "연결이 끊긴 것으로 보입니다. 신호가 다시 도착할 때까지는 다른 이상이 생겨도 알림이 오지 않을 수 있습니다.\n\n"
         "마지막 신호: 2026-01-27 22:00:00 KST\n"
         "마지막으로 받은 알림: 2026-01-27 21:59:00 KST [CRITICAL] CPU 사용률 높음"
     )

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ GOLDEN = Path(__file__).parent / "golden"
 SEOUL = ZoneInfo("Asia/Seoul")
 TEMPLATES = messages.Templates()
 SAMPLES = Path(__file__).parent / "samples"
+RULES = Path(__file__).parent.parent / "deploy/rules"
 MINUTES = timedelta(minutes=12, seconds=5)
 
 
@@ -96,6 +98,15 @@ CASES: dict[str, Notification] = {
     "instead_of_slack": notification(waiting()),
     "instead_of_sms": notification(alert()),
     "many": notification(*(disk(number, f"/srv/{number}", 81.0) for number in range(60))),
+    "long_message": notification(
+        alert(
+            severity="critical",
+            summary="주문 연동 지연",
+            description="ERP 주문 연동이 30분째 지연되고 있습니다.\n\n마지막 성공: 09:12\n대기: 134건\n\n"
+            "연동 서버(erp-02)의 상태를 확인해 주세요.",
+        )
+    ),
+    "long_title": notification(alert(summary="배차 최적화 작업이 끝나지 않아 오늘 오후의 배차가 확정되지 않음")),
     "bare": notification(alert(severity=None, category="", summary="", description="")),
     "sample_firing_3": sample("firing_3"),
     "sample_truncated_2_of_5": sample("truncated_2_of_5"),
@@ -127,9 +138,36 @@ def test_words(golden: Callable[[Path, str], None], case: str, channel: str, loc
         golden(GOLDEN / locale / case / f"{channel}.{part}.{suffix}", text + "\n")
 
 
+@pytest.mark.parametrize("locale", ["ko", "en"])
 @pytest.mark.parametrize("case", CASES)
-def test_sms_keeps_to_ninety_bytes(case: str) -> None:
-    assert sms.byte_length(rendered(CASES[case], "sms")["text"]) <= 90
+def test_sms_keeps_to_ninety_bytes(case: str, locale: str) -> None:
+    assert sms.byte_length(rendered(CASES[case], "sms", locale)["text"]) <= 90
+
+
+def test_sms_of_a_title_that_is_too_long_is_a_long_message() -> None:
+    told = notification(alert(summary="가" * 60, description="나" * 60))
+    assert rendered(told, "sms")["text"] == f"[위험] {'가' * 60}\n{'나' * 60}"
+
+
+def shipped() -> list[dict[str, str]]:
+    """The annotations of every alert that the rules' own tests expect."""
+    files = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(RULES.glob("*.yml"))]
+    tests = [test for file in files for one in file["tests"] for test in one.get("alert_rule_test", [])]
+    return [one["exp_annotations"] for test in tests for one in test.get("exp_alerts") or [] if one["exp_annotations"]]
+
+
+@pytest.mark.parametrize("locale", ["ko", "en"])
+def test_sms_of_every_shipped_alert_says_what_happened_within_ninety_bytes(locale: str) -> None:
+    """A whole description with or without its title, or else as much of it as there is room for."""
+    told = {
+        found.get(f"description_{locale}") or found["description"]: rendered(
+            notification(alert(severity="critical", summary=found["summary"], annotations=found)), "sms", locale
+        )["text"]
+        for found in shipped()
+        if "description" in found
+    }
+    assert len(told) > 20
+    assert {said: text for said, text in told.items() if sms.byte_length(text) > 90 or said[:20] not in text} == {}
 
 
 # A site's own templates
@@ -162,6 +200,12 @@ def test_own_words_change_every_form(tmp_path: Path) -> None:
     templates, _ = own(tmp_path, "ko/words.j2", built_in.read_text(encoding="utf-8").replace("조치 방법", "대응 절차"))
     for channel, part in (("slack", "text"), ("email", "html"), ("email", "text")):
         assert "대응 절차" in rendered(CASES["warning"], channel, templates=templates)[part]
+
+
+def test_own_sms_may_cut_a_text_as_the_carriers_count(tmp_path: Path) -> None:
+    templates, failures = own(tmp_path, "ko/sms.text.j2", "{{ story.message | within(21) }}")
+    assert rendered(CASES["critical"], "sms", templates=templates)["text"] == "CPU 사용률이 95.3%…"
+    assert failures == []
 
 
 def test_new_language_is_one_file(tmp_path: Path) -> None:

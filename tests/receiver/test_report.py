@@ -65,7 +65,11 @@ DOWN: dict[str, Any] = {
         },
     },
 }
-UNKNOWN = {"status": "unknown", "error": "the exporter at http://127.0.0.1:19110 is not reached: ConnectionError"}
+UNKNOWN = {
+    "status": "unknown",
+    "error": "the exporter at http://127.0.0.1:19110 is not reached: ConnectionError",
+    "error_ko": "수집기(http://127.0.0.1:19110)에 연결할 수 없습니다: ConnectionError",
+}
 SEOUL = ReceiverSettings().zone
 
 
@@ -153,20 +157,26 @@ def test_exporter_that_asks_for_a_user_gets_one(exporter: Exporter) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "said"),
+    ("status", "body", "said", "korean"),
     [
-        (401, b"", "the exporter at {url} answered 401"),
-        (500, b"", "the exporter at {url} answered 500"),
-        (200, b"<html>", "what answers at {url} is not the exporter"),
-        (200, [], "what answers at {url} is not the exporter"),
-        (200, {"detail": "x"}, "what answers at {url} is not the exporter"),
+        (401, b"", "the exporter at {url} answered 401", "수집기({url})의 응답 코드가 401입니다"),
+        (500, b"", "the exporter at {url} answered 500", "수집기({url})의 응답 코드가 500입니다"),
+        (200, b"<html>", "what answers at {url} is not the exporter", "{url}에서 응답하는 것은 수집기가 아닙니다"),
+        (200, [], "what answers at {url} is not the exporter", "{url}에서 응답하는 것은 수집기가 아닙니다"),
+        (
+            200,
+            {"detail": "x"},
+            "what answers at {url} is not the exporter",
+            "{url}에서 응답하는 것은 수집기가 아닙니다",
+        ),
     ],
 )
-def test_what_is_no_health_is_said(exporter: Exporter, status: int, body: object, said: str) -> None:
+def test_what_is_no_health_is_said(exporter: Exporter, status: int, body: object, said: str, korean: str) -> None:
     exporter.status, exporter.body = status, body
     with pytest.raises(ExporterError) as caught:
         fetch(ReportSettings(exporter_url=exporter.url))
     assert str(caught.value) == said.format(url=exporter.url)
+    assert caught.value.korean == korean.format(url=exporter.url)
 
 
 def test_exporter_that_is_not_there_is_said() -> None:
@@ -267,7 +277,7 @@ def test_exporter_that_is_away_has_five_minutes_and_then_the_report_says_so(outb
     assert record is not None
     assert record.notification is not None
     description = record.notification.alerts[0].annotations["description"]
-    assert description == f"시스템 상태: unknown\n\n원인\n- the exporter at {exporter.url} answered 503"
+    assert description == f"시스템 상태: unknown\n\n원인\n- 수집기({exporter.url})의 응답 코드가 503입니다"
 
 
 def test_mail_arrives_as_the_report_and_not_as_an_alert(sandbox: Sandbox, tmp_path: Path, exporter: Exporter) -> None:
