@@ -44,7 +44,8 @@ def explain(labels: Mapping[str, str], settings: ReceiverSettings, at: datetime)
     alert = Alert("", firing=True, starts_at=at, labels=labels)
     yield f"{' '.join(f'{name}={value}' for name, value in labels.items()) or 'no labels'}, {_words(at, settings.zone)}"
     if alert.is_heartbeat or alert.severity == "none":
-        yield "never delivered: it only says that the monitoring is alive"
+        why = "it only says that the monitoring is alive" if alert.is_heartbeat else "its severity is none"
+        yield f"never delivered: {why}"
         return
     if alert.severity != labels.get("severity"):
         yield f"severity reads as {alert.severity}"
@@ -97,7 +98,7 @@ def _words(at: datetime, zone: tzinfo) -> str:
 
 def _label(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
-    if not equals or not name:
+    if not equals or not name or name.endswith("!") or value.startswith("~"):
         raise ValueError(f"{text!r} is no label: write one such as severity=critical")
     return name, value.strip('"')
 

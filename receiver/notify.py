@@ -164,7 +164,8 @@ class _Doors:
             notice = read(trial(channel, level, settings.locale) | dict(more or {}), settings)
         except InvalidNoticeError as error:
             field, _, words = str(error).partition(":")
-            raise HTTPException(422, f"{(names or {}).get(field, field)}:{words}") from None
+            named = (names or {}).get(field)  # a parameter that is no list
+            raise HTTPException(422, f"{named}:{words.replace(' number 1', '')}" if named else str(error)) from None
         wait = self._turns.take(settings.notify.tests_a_minute)
         if wait:
             raise HTTPException(429, "too many tests: wait a little", headers={"Retry-After": str(math.ceil(wait))})

@@ -8,11 +8,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from deploy.demo.sandbox import Options, Sandbox
 from receiver.outbox import Outbox
 from receiver.store import Store, read_url
 from tests.databases import PostgreSQL
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """What a program under test sets up for its logs ends with the test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

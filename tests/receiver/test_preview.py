@@ -12,6 +12,7 @@ import pytest
 from receiver import __main__ as program
 from receiver import preview
 from receiver.examples import EXAMPLES
+from serving import logs
 from tests.receiver.making import body
 from tests.receiver.test_audiences import ENVIRON
 
@@ -39,6 +40,7 @@ def run(
 ) -> Callable[..., tuple[int, list[str], str]]:
     """Runs the program with a file: exit code, lines of output, errors."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logs, "configure", lambda *_: None)  # it would last beyond this test
     for name in [*ENVIRON, "SLACK_WEBHOOK_URL_FILE"]:
         monkeypatch.delenv(name, raising=False)
     for name, value in ENVIRON.items():
@@ -99,16 +101,24 @@ def test_route_says_how_it_reads_a_severity(run: Run) -> None:
     assert lines[1] == "severity reads as warning"
 
 
-@pytest.mark.parametrize("labels", [["severity=none"], ["alertname=ColdChainWatchdog", "severity=critical"]])
-def test_route_of_the_heartbeat(run: Run, labels: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        (["severity=none"], "its severity is none"),
+        (["alertname=ColdChainWatchdog", "severity=critical"], "it only says that the monitoring is alive"),
+    ],
+)
+def test_route_of_what_is_never_delivered(run: Run, labels: list[str], why: str) -> None:
     _, lines, _ = run("route", *labels)
-    assert lines[1:] == ["never delivered: it only says that the monitoring is alive"]
+    assert lines[1:] == [f"never delivered: {why}"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
         (["critical"], "'critical' is no label: write one such as severity=critical"),
+        (["severity!=critical"], "'severity!=critical' is no label: write one such as severity=critical"),
+        (["severity=~crit.*"], "'severity=~crit.*' is no label: write one such as severity=critical"),
         (["severity=info", "--at", "tomorrow"], "--at: 'tomorrow' is no time: write one such as 2026-12-24T23:30"),
     ],
 )
