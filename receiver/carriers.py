@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from receiver import messages, report
+from receiver import heartbeat, messages, report
 from receiver.channels import Message
 from receiver.channels import slack as slack_channel
 from receiver.channels.email import Email
@@ -41,7 +41,7 @@ def render(claim: Claim, settings: ReceiverSettings, templates: messages.Templat
     zone = settings.group_zone(claim.audience)
     held = claim.merged > 0 and claim.held_until is not None
     told = messages.story(
-        claim.notification,
+        heartbeat.in_zone(claim.notification, settings.zone, zone),
         locale=claim.locale,
         zone=zone,
         digest="held" if held else "gathered" if claim.groups > 1 else "",

@@ -18,7 +18,7 @@ from receiver.routing import Routing
 from receiver.settings import ReceiverSettings
 from receiver.store import StoreUnavailableError
 
-__all__ = ["ALARM_NAME", "Verdict", "Watch", "decide"]
+__all__ = ["ALARM_NAME", "Verdict", "Watch", "decide", "in_zone"]
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +32,7 @@ _LOOKS = 20  # within missing_after, so that the alarm comes no more than a twen
 # enough that a heartbeat every third of missing_after still comes in time after it.
 _PATIENCE = 1 / 4
 _PING_SECONDS = 10
+_TIMES = "times"  # the annotation that holds the times which the description tells, in UTC
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,11 @@ class Watch:
                 "summary_en": "Monitoring is silent",
                 "description": _KOREAN.description(watched, beat, last, settings),
                 "description_en": _ENGLISH.description(watched, beat, last, settings),
+                _TIMES: " ".join(
+                    time.isoformat()
+                    for time in (watched.heard, last.received_at if last is not None else None)
+                    if time is not None
+                ),
             },
         )
         return Notification(group_key=SOURCE, alerts=(alert,))
@@ -165,6 +171,25 @@ class Watch:
         alarm = record.notification
         ended = tuple(replace(alert, firing=False, ends_at=verdict.at) for alert in alarm.alerts)
         return replace(alarm, alerts=ended)
+
+
+def in_zone(told: Notification, written: tzinfo, zone: tzinfo) -> Notification:
+    """With the times that an alarm's description tells by the clock `written` told by the readers' own."""
+    if written == zone or not any(alert.name == ALARM_NAME for alert in told.alerts):
+        return told
+    return replace(told, alerts=tuple(_alert_in_zone(alert, written, zone) for alert in told.alerts))
+
+
+def _alert_in_zone(alert: Alert, written: tzinfo, zone: tzinfo) -> Alert:
+    try:
+        times = [datetime.fromisoformat(text) for text in alert.annotations.get(_TIMES, "").split()]
+    except ValueError:  # somebody else's alert
+        times = []
+    annotations = dict(alert.annotations)
+    for name in {"description", "description_en"} & set(annotations) if alert.name == ALARM_NAME else ():
+        for time in times:
+            annotations[name] = annotations[name].replace(_time(time, written), _time(time, zone))
+    return replace(alert, annotations=annotations)
 
 
 def _origin(beat: NotificationRecord | None) -> str:

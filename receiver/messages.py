@@ -144,8 +144,8 @@ def story(
         (alert for alert in _newest_first(notification, digest) if not alert.is_heartbeat),
         key=lambda alert: (not alert.firing, alert.severity != "critical", alert.severity != "warning"),
     )
-    namesakes = {alert.name: [one for one in alerts if one.name == alert.name] for alert in alerts[:_MOST_ENTRIES]}
-    differing = {name: _differing(some) for name, some in namesakes.items()}
+    names = {alert.name for alert in alerts[:_MOST_ENTRIES]}
+    differing = {name: _differing([one for one in alerts if one.name == name]) for name in names}
     shown = tuple(_entry(alert, differing[alert.name], locale, zone) for alert in alerts[:_MOST_ENTRIES])
     firing = [alert for alert in alerts if alert.firing]
     lead = shown[0]

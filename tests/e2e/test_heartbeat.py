@@ -13,8 +13,8 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
-# Alertmanager repeats the heartbeat every 3 s here, a third of this less something for a busy machine.
-SETTINGS = "heartbeat: {missing_after: 12s}\n"
+# Alertmanager repeats the heartbeat every 3 s here: a machine so busy that six of them are late raises no false alarm.
+SETTINGS = "heartbeat: {missing_after: 20s}\n"
 TITLE = "모니터링 중단"
 
 
@@ -40,7 +40,7 @@ def told(chain: Chain, *, resolved: bool) -> tuple[int, int, int]:
 def test_prometheus_dies_and_comes_back(tmp_path: Path, sqlite: SQLite) -> None:
     with running_chain(tmp_path, sqlite.url, receiver_settings=SETTINGS) as chain:
         first = until(lambda: heard(chain), "the first heartbeat is heard", 90)
-        until(lambda: (heard(chain) or 0) > first + 12, "it goes on for longer than it may be missing", 60)
+        until(lambda: (heard(chain) or 0) > first + 20, "it goes on for longer than it may be missing", 60)
         assert told(chain, resolved=False) == (0, 0, 0)
 
         # 1. Prometheus stops: one critical message on each channel, with what was last heard.
@@ -48,7 +48,7 @@ def test_prometheus_dies_and_comes_back(tmp_path: Path, sqlite: SQLite) -> None:
         until(lambda: told(chain, resolved=False) == (1, 1, 1), "all three channels tell", 120)
         (mail,) = chain.mails(TITLE)
         assert mail["subject"] == f"[CRITICAL] {TITLE}"
-        assert "모니터링 정상 동작 신호가 12초 동안 도착하지 않았습니다." in mail["text"]
+        assert "모니터링 정상 동작 신호가 20초 동안 도착하지 않았습니다." in mail["text"]
         assert "마지막 신호: " in mail["text"]
         assert "/runbooks/ko/ColdChainWatchdog.md" in mail["text"]
         assert chain.mails("ColdChainWatchdog", to="native@example.com") == []

@@ -38,6 +38,8 @@ def states(*found: object, known: list[Known] | None = None, at: timedelta = tim
     ("severity", "after", "state"),
     [
         ("critical", HOUR, "firing"),
+        ("critical", HOUR + timedelta(minutes=10), "firing"),  # a reminder waits for its group's turn
+        ("critical", HOUR + timedelta(minutes=10, seconds=1), "unknown"),
         ("critical", 1.5 * HOUR, "unknown"),
         ("warning", 4 * HOUR, "firing"),
         ("warning", 4.5 * HOUR, "unknown"),

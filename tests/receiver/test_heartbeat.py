@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import SecretStr
 
-from receiver.heartbeat import ALARM_NAME, Verdict, Watch, decide
+from receiver.heartbeat import ALARM_NAME, Verdict, Watch, decide, in_zone
 from receiver.outbox import Accepted, Filter, NotificationRecord, Outbox, Told, Watched
 from receiver.settings import HeartbeatSettings, ReceiverSettings
 from receiver.store import Store
@@ -146,6 +147,27 @@ def test_alarm_says_what_was_last_heard_and_when(outbox: Outbox) -> None:
     )
     assert alarm.annotations["description_en"].endswith("[CRITICAL] CPU 사용률 높음")
     assert alarm.annotations["runbook_url"] == "http://runbook/"
+
+
+def test_alarm_tells_its_times_by_the_readers_clock(outbox: Outbox) -> None:
+    world = World(outbox)
+    outbox.add(notification(), lambda _: [], now=NOW - MINUTE, dedup_window=WINDOW, give_up_after=DAY)
+    world.beat()
+    world.wait(10 * MINUTE)
+    (record,) = world.alarms()
+    assert record.notification is not None
+    told = in_zone(record.notification, ZoneInfo("Asia/Seoul"), ZoneInfo("America/New_York"))
+    assert told.alerts[0].annotations["description"].splitlines()[2:] == [
+        "마지막 신호: 2026-01-27 08:00:00 EST",
+        "마지막으로 받은 알림: 2026-01-27 07:59:00 EST [CRITICAL] CPU 사용률 높음",
+    ]
+    assert "Last heartbeat: 2026-01-27 08:00:00 EST\n" in told.alerts[0].annotations["description_en"]
+
+
+@pytest.mark.parametrize("annotations", [{}, {"times": "noon"}, {"times": "2026-01-27T13:00:00+00:00"}])
+def test_alert_that_is_only_called_like_the_alarm_is_told_as_it_is(annotations: dict[str, str]) -> None:
+    told = notification(alert(name=ALARM_NAME, annotations=annotations))
+    assert in_zone(told, ZoneInfo("Asia/Seoul"), ZoneInfo("UTC")) == told
 
 
 def test_required_heartbeat_that_never_came_is_missing(outbox: Outbox) -> None:

@@ -105,6 +105,11 @@ def test_what_never_ends_is_known(windows: tuple[Window, ...], always: bool) -> 
     assert Schedule(windows, SEOUL, CHRISTMAS).always is always
 
 
+def test_holiday_makes_no_end_of_what_is_always_in_force() -> None:
+    every_day = Schedule((Window(parse_days(["mon-sun"])),), SEOUL, parse_holidays(["01-06", "2026-01-07"]))
+    assert every_day.always
+
+
 @pytest.mark.parametrize(
     ("values", "days"),
     [
@@ -148,8 +153,8 @@ def test_hours_that_are_none_are_refused(value: str) -> None:
 def test_holidays_are_read() -> None:
     found = parse_holidays(["12-25", "2027-02-06", date(2027, 2, 7), "02-29"])
     assert found == Holidays(frozenset({date(2027, 2, 6), date(2027, 2, 7)}), frozenset({(12, 25), (2, 29)}))
-    assert date(2030, 12, 25) in found
-    assert date(2028, 2, 6) not in found
+    assert [day in found for day in (date(2030, 12, 25), date(2027, 2, 6), date(2027, 2, 7))] == [True, True, True]
+    assert [day in found for day in (date(2028, 2, 6), date(2027, 12, 24))] == [False, False]
 
 
 @pytest.mark.parametrize("value", ["12/25", "2026-02-30", "02-30", "Christmas"])
@@ -198,7 +203,10 @@ def in_force(schedule: Schedule, at: datetime) -> bool:
     wall = at.astimezone(schedule.zone).replace(tzinfo=None)
     for back in range(3):
         day = wall.date() - timedelta(days=back)
-        kind = "holiday" if day in schedule.holidays else day.strftime("%a").lower()
+        free = day in schedule.holidays.once or f"{day:%m-%d}" in {
+            f"{m:02}-{d:02}" for m, d in schedule.holidays.yearly
+        }
+        kind = "holiday" if free else day.strftime("%a").lower()
         for window in schedule.windows:
             for start, end in window.hours if kind in window.days else ():
                 midnight = datetime.combine(day, time())
@@ -211,14 +219,18 @@ def in_force(schedule: Schedule, at: datetime) -> bool:
 @given(
     windows=st.lists(windows, min_size=1, max_size=3),
     moment=moments,
-    holidays=st.frozensets(days, max_size=3),
+    holidays=st.builds(
+        Holidays,
+        once=st.frozensets(days, max_size=2),
+        yearly=st.frozensets(days.map(lambda day: (day.month, day.day)), max_size=2),
+    ),
     minutes=st.one_of(st.integers(-120, 0), st.integers(-720, 720)),
 )
 def test_end_is_where_a_walk_from_minute_to_minute_finds_it(
-    windows: list[Window], moment: tuple[str, datetime], holidays: frozenset[date], minutes: int
+    windows: list[Window], moment: tuple[str, datetime], holidays: Holidays, minutes: int
 ) -> None:
     zone, about = moment
-    schedule = Schedule(tuple(windows), ZoneInfo(zone), Holidays(holidays))
+    schedule = Schedule(tuple(windows), ZoneInfo(zone), holidays)
     at = about + minutes * MINUTE
     end = schedule.ends(at)
     walked = at
