@@ -12,8 +12,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import SecretStr
 
+from receiver.carriers import render
 from receiver.heartbeat import ALARM_NAME, Verdict, Watch, decide, in_zone
-from receiver.outbox import Accepted, Filter, NotificationRecord, Outbox, Told, Watched
+from receiver.messages import Templates
+from receiver.outbox import Accepted, Claim, Filter, NotificationRecord, Outbox, Told, Watched
 from receiver.settings import HeartbeatSettings, ReceiverSettings
 from receiver.store import Store
 from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, alert, notification
@@ -156,11 +158,30 @@ def test_alarm_tells_its_times_by_the_readers_clock(outbox: Outbox) -> None:
     world.wait(10 * MINUTE)
     (record,) = world.alarms()
     assert record.notification is not None
-    told = in_zone(record.notification, ZoneInfo("Asia/Seoul"), ZoneInfo("America/New_York"))
-    assert told.alerts[0].annotations["description"].splitlines()[2:] == [
+    settings = ReceiverSettings(groups={"branch": {"time_zone": "America/New_York"}})
+    claim = Claim(
+        id=1,
+        notification_id=record.id,
+        channel="email",
+        lane="",
+        audience="branch",
+        locale="ko",
+        thread="t",
+        severity="critical",
+        attempts=0,
+        created_at=NOW,
+        claimed_at=NOW,
+        give_up_at=NOW + DAY,
+        unanswered_since=None,
+        recipients=(),
+        notification=record.notification,
+    )
+    text = render(claim, settings, Templates()).parts["text"]
+    assert text.splitlines()[4:6] == [
         "마지막 신호: 2026-01-27 08:00:00 EST",
         "마지막으로 받은 알림: 2026-01-27 07:59:00 EST [CRITICAL] CPU 사용률 높음",
     ]
+    told = in_zone(record.notification, settings.zone, ZoneInfo("America/New_York"))
     assert "Last heartbeat: 2026-01-27 08:00:00 EST\n" in told.alerts[0].annotations["description_en"]
 
 
