@@ -13,12 +13,10 @@ from pathlib import Path
 
 import structlog
 
-from exporter import check, doctor
 from exporter.api import Cors
 from exporter.app import create_app
 from exporter.collector import Collector
 from exporter.databases import Shared
-from exporter.diagnosis import Level
 from exporter.metrics import process_families, refusal_family
 from exporter.settings import ExporterSettings
 from exporter.snapshot import Board, Snapshot
@@ -91,6 +89,8 @@ def _load(options: argparse.Namespace) -> ExporterSettings:
 
 
 def _check(options: argparse.Namespace, settings: ExporterSettings) -> int:
+    from exporter import check  # noqa: PLC0415 - whoever serves is spared it
+
     sources = plans(settings)
     problems = list(check.offline(options, settings))
     if options.check_database and settings.database_url is None:
@@ -104,10 +104,12 @@ def _check(options: argparse.Namespace, settings: ExporterSettings) -> int:
 
 
 def _examine(options: argparse.Namespace, settings: ExporterSettings) -> int:
+    from exporter import diagnosis, doctor  # noqa: PLC0415 - whoever serves is spared it
+
     good = True
     for finding in doctor.examine(options, settings):
         print(finding, flush=True)
-        good = good and finding.level is not Level.FAULT
+        good = good and finding.level is not diagnosis.Level.FAULT
     return 0 if good else 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -53,7 +54,7 @@ class Api:
         self._board = board
         self._periods = periods
         self._monotonic = monotonic
-        self._description = encode(openapi.description(version))
+        self._version = version
         self._snapshot: Snapshot | None = None
         self._valid_until = -math.inf
         self._bodies: dict[str, Body] = {}
@@ -98,6 +99,11 @@ class Api:
     async def description(self, request: Request) -> Response:
         """`GET openapi.json`."""
         return _answer(request, self._description)
+
+    @functools.cached_property
+    def _description(self) -> Body:
+        """Made when it is first asked for, which most never are."""
+        return encode(openapi.description(self._version))
 
     def _body(self, name: str, make: Callable[[Snapshot, float, datetime], Mapping[str, object]]) -> Body:
         """Made once for each snapshot, and again when the mere passing of time changes what it shows."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import jinja2
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -23,7 +21,7 @@ from exporter.api import Api, refuse
 from exporter.collector import Collector
 from exporter.metrics import Exposition, accepts_gzip
 from exporter.periods import Periods
-from exporter.snapshot import Board, Snapshot
+from exporter.snapshot import Board
 from serving.reload import Reload
 from serving.routes import state_routes
 
@@ -58,37 +56,6 @@ class Metrics:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the page's table."""
-
-    name: str
-    up: bool | None
-    age: float | None
-    interval: float
-    duration: float | None
-    fresh: bool
-    error: str | None
-    hint: str
-
-
-def rows(snapshot: Snapshot, now: float, clock: datetime) -> list[Row]:
-    """The sources as people read them."""
-    return [
-        Row(
-            state.name,
-            state.up(now),
-            (clock - state.succeeded_at).total_seconds() if state.succeeded_at else None,
-            state.interval,
-            state.duration,
-            state.fresh(now),
-            state.error if state.overdue_at is None or now < state.overdue_at else "no answer within the time-out",
-            state.hint,
-        )
-        for state in snapshot.states.values()
-    ]
-
-
 def create_app(
     board: Board,
     collector: Collector,
@@ -99,9 +66,6 @@ def create_app(
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Starlette:
     """The application; its lifespan begins with `start` and ends with the collector's stop."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("exporter"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     exposition = Exposition(board, version, monotonic)
     api = Api(board, Periods(board, collector.ask, monotonic), version, monotonic)
 
@@ -112,16 +76,10 @@ def create_app(
         yield
         collector.stop()
 
-    def page(_request: Request) -> Response:
-        snapshot = board.snapshot
-        table = rows(snapshot, monotonic(), datetime.now(UTC))
-        text = environment.get_template("index.html").render(
-            version=version,
-            rows=table,
-            reload_successful=snapshot.reload_successful,
-            has_database=any(name != "host" for name in snapshot.states),
-        )
-        return HTMLResponse(text)
+    def index(_request: Request) -> Response:
+        from exporter import page  # noqa: PLC0415 - the template engine is loaded when a person looks
+
+        return HTMLResponse(page.render(board.snapshot, version, monotonic(), datetime.now(UTC)))
 
     def ready() -> str | None:
         waiting = [state for state in board.snapshot.states.values() if state.up(monotonic()) is None]
@@ -130,7 +88,7 @@ def create_app(
     app = Starlette(
         routes=[
             Route("/metrics", Metrics(exposition)),
-            Route("/", page),
+            Route("/", index),
             *state_routes(ready=ready, reload=reload),
             *api.routes,
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),

@@ -42,14 +42,16 @@ def cost(duration: float, error: Exception | None) -> float:
     return duration if worked else 0.0
 
 
-def next_interval(plan: Plan, duration: float, error: Exception | None, asked: float = 0.0) -> float:
+def next_interval(
+    plan: Plan, duration: float, error: Exception | None, asked: float = 0.0, *, part: float = 1.0
+) -> float:
     """Seconds from the begin of the last look to the next: as configured, or ten times what the last one cost.
 
-    `asked` is what the database worked on questions since the look before.
+    `asked` is what the database worked on questions since the look before. `part` of the configured interval is enough.
     """
     if not plan.loads_database:
         return plan.interval
-    return max(plan.interval, (cost(duration, error) + asked) / SHARE_OF_TIME)
+    return max(plan.interval * part, (cost(duration, error) + asked) / SHARE_OF_TIME)
 
 
 class Collector:
@@ -93,8 +95,12 @@ class Collector:
         for name, worker in gone.items():
             worker.stop()
             self._outages.forget(name)
+        # all look at once when they begin, and then in turn, lest the database get the work of all at one time
+        parts = {name: (place + 1) / len(new) for place, name in enumerate(new)}
         fresh = {
-            name: _Worker(plan, self._board, self._outages, self._clock, lambda: self._max_age, previous.get(name))
+            name: _Worker(
+                plan, parts[name], self._board, self._outages, self._clock, lambda: self._max_age, previous.get(name)
+            )
             for name, plan in new.items()
             if name not in previous or name in gone
         }
@@ -167,6 +173,7 @@ class _Worker:
     def __init__(
         self,
         plan: Plan,
+        part: float,
         board: Board,
         outages: Outages,
         clock: Callable[[], datetime],
@@ -174,6 +181,7 @@ class _Worker:
         predecessor: _Worker | None,
     ) -> None:
         self.plan = plan
+        self._part = part  # of its interval, after which the second look is due
         self.looked = threading.Event()
         self.desk = Desk()
         self._asked_seconds = 0.0  # what the database worked on questions since the last look
@@ -210,7 +218,8 @@ class _Worker:
         attempt = self._attempt(source.collect)
         failure = attempt.failure
         interval = next_interval(self.plan, attempt.duration, failure, self._asked_seconds)
-        self._asked_seconds = 0.0
+        rest = next_interval(self.plan, attempt.duration, failure, self._asked_seconds, part=self._part)
+        self._asked_seconds, self._part = 0.0, 1.0
         if failure is None:
             self._change(
                 lambda state: replace(
@@ -243,7 +252,7 @@ class _Worker:
             connection = isinstance(failure, DatabaseError) and failure.failure is Failure.UNREACHABLE
             self._outages.failed(self.plan.name, attempt.message or "", hint, connection=connection)
         self.looked.set()
-        return 0.0 if attempt.hung else max(0.0, attempt.started + interval - time.monotonic())
+        return 0.0 if attempt.hung else max(0.0, attempt.started + rest - time.monotonic())
 
     def _answer(self, source: Source, until: float) -> None:
         """Answers what is asked, until the next look is due."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -179,6 +180,20 @@ def test_a_source_that_ends_late_does_not_disturb_its_successor(board: Board, co
     assert dict(board.snapshot.states) == {}
 
 
+def test_sources_that_begin_together_do_not_look_together_again(board: Board, collector: Collector) -> None:
+    looks: list[str] = []
+    names = ("database", "orders", "dispatches")
+
+    def look(name: str) -> float:
+        looks.append(name)
+        return 1
+
+    collector.start([plan(name, Fake(functools.partial(look, name)), interval=1.5) for name in names])
+    until(lambda: len(looks) >= 9, "each has looked three times")
+    assert sorted(looks[:3]) == sorted(names)
+    assert looks[3:9] == [*names, *names]
+
+
 def test_what_was_found_is_good_for_so_many_of_the_intervals_in_force(board: Board, collector: Collector) -> None:
     source = Fake(lambda: 1)
     collector.start([plan("orders", source, interval=3600)])
@@ -214,3 +229,11 @@ def test_a_slow_source_takes_a_tenth_of_the_time_at_most(
 ) -> None:
     made = Plan("orders", 15, 5, "", lambda: Fake(lambda: 1), loads_database)
     assert next_interval(made, duration, error) == interval
+
+
+@pytest.mark.parametrize(("duration", "seconds"), [(0.2, 3.75), (0.5, 5), (3.0, 30)])
+def test_the_second_look_may_come_early_but_never_for_more_than_a_tenth_of_the_time(
+    duration: float, seconds: float
+) -> None:
+    made = Plan("orders", 15, 5, "", lambda: Fake(lambda: 1))
+    assert next_interval(made, duration, None, part=0.25) == seconds

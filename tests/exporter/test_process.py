@@ -6,6 +6,8 @@ import contextlib
 import gzip
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -214,3 +216,13 @@ def test_an_unreachable_database_does_not_keep_it_from_starting(tmp_path: Path) 
         assert exporter.up() == dict.fromkeys(ALL, 0)
         (line,) = exporter.warnings()  # one for all four sources
         assert "Connection refused" in line
+
+
+def test_the_start_loads_nothing_that_only_a_sub_command_or_a_person_needs() -> None:
+    program = (
+        "import sys; import exporter.__main__; "
+        "print(*sorted(sys.modules.keys() & {'exporter.check', 'exporter.doctor', 'exporter.page', 'jinja2', "
+        "'psycopg', 'pymysql', 'alembic', 'requests', 'httpx'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
