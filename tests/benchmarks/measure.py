@@ -46,17 +46,18 @@ class Target:
         process = psutil.Process(self.pid)
         return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
 
-    def wait(self, text: bytes = b"", seconds: float = 120) -> float:
-        """Seconds until the page is there and holds `text`."""
+    def wait(self, *texts: bytes, seconds: float = 120) -> float:
+        """Seconds until the page is there and holds all of `texts`."""
         begin = time.perf_counter()
 
         def there() -> bool:
             try:
-                return text in self.get()
+                page = self.get()
             except (OSError, RuntimeError, http.client.HTTPException):
                 return False
+            return all(text in page for text in texts)
 
-        until(there, f"{self.name} serves {text!r}", seconds, pause=0.02)
+        until(there, f"{self.name} serves {texts!r}", seconds, pause=0.02)
         return time.perf_counter() - begin
 
 

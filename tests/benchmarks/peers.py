@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -16,6 +17,7 @@ from tests.benchmarks.measure import Target
 from tests.databases import free_port
 from tests.programs import program
 
+ROOT = Path(__file__).parent.parent.parent
 INTERVAL_SECONDS = 15
 
 # One query a series family, as their users write them: these exporters run what they are given.
@@ -58,10 +60,12 @@ QUERIES = {
 
 
 @contextlib.contextmanager
-def started(name: str, command: list[str], port: int, path: str, folder: Path) -> Iterator[Target]:
-    """A program of its own, ended at the end; what it says goes to a file."""
+def started(
+    name: str, command: list[str], port: int, path: str, folder: Path, settings: Mapping[str, str] | None = None
+) -> Iterator[Target]:
+    """A program of its own, ended at the end; what it says goes to a file. `settings` are environment variables."""
     with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment(settings))
         try:
             yield Target(name, port, path, process.pid)
         finally:
@@ -71,6 +75,25 @@ def started(name: str, command: list[str], port: int, path: str, folder: Path) -
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Of a program that is installed: the path of these modules is no concern of its."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | dict(settings or {})
+
+
+def exporter_program(folder: Path) -> str:
+    """Installs ours as it is here with its locked packages, into an environment of its own as the peer has one."""
+    home = folder / "exporter"
+    lock = ROOT / "requirements.lock"
+    stamp = home / "requirements.lock"
+    install = [str(ROOT / "deploy" / "venv.sh"), str(home)]
+    python = environment({"PYTHON": sys.executable})
+    if not stamp.exists() or stamp.read_text() != lock.read_text():
+        subprocess.run([*install, "packages"], check=True, env=python)
+        stamp.write_text(lock.read_text())
+    subprocess.run([*install, "product"], check=True, env=python, stdout=subprocess.DEVNULL)
+    return str(home / "bin" / "coldchain-exporter")
 
 
 def node_exporter(folder: Path) -> contextlib.AbstractContextManager[Target]:
@@ -169,8 +192,8 @@ uvicorn.run(make_asgi_app(registry), port=int(sys.argv[1]), log_level="warning",
 """
 
 
-def client_app(folder: Path, samples: int) -> contextlib.AbstractContextManager[Target]:
-    """prometheus_client's own ASGI app on the same server as ours, with as many samples."""
+def client_app(folder: Path, our_program: str, samples: int) -> contextlib.AbstractContextManager[Target]:
+    """prometheus_client's own ASGI app with as many samples, on the same server and in the same environment as ours."""
     port = free_port()
-    command = [sys.executable, "-c", _CLIENT_APP, str(port), str(samples)]
+    command = [str(Path(our_program).with_name("python")), "-c", _CLIENT_APP, str(port), str(samples)]
     return started("prometheus_client", command, port, "/", folder)
