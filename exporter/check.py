@@ -19,9 +19,11 @@ __all__ = ["offline", "with_database"]
 def offline(options: argparse.Namespace, settings: ExporterSettings) -> Iterator[str]:
     """What needs no database to be found wrong, one line a problem."""
     try:
-        address.parse(options.listen_address)
-        if options.web_config_file is not None:
-            web.read(options.web_config_file)
+        place = address.parse(options.listen_address)
+        config = web.read(options.web_config_file) if options.web_config_file is not None else web.WebConfig()
+        problem = web.exposed(place, config)
+        if problem is not None and not options.allow_anonymous:
+            yield problem
     except address.AddressError as error:
         yield str(error)
     except ConfigError as error:

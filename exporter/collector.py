@@ -215,7 +215,7 @@ class _Worker:
 
     def _look(self, source: Source) -> float:
         """Looks once and says what came of it; the seconds until the next time."""
-        attempt = self._attempt(source.collect)
+        attempt = self._attempt(source, source.collect)
         failure = attempt.failure
         interval = next_interval(self.plan, attempt.duration, failure, self._asked_seconds)
         rest = next_interval(self.plan, attempt.duration, failure, self._asked_seconds, part=self._part)
@@ -257,7 +257,7 @@ class _Worker:
     def _answer(self, source: Source, until: float) -> None:
         """Answers what is asked, until the next look is due."""
         while (question := self.desk.next(until)) is not None:
-            attempt = self._attempt(functools.partial(question.look, source))
+            attempt = self._attempt(source, functools.partial(question.look, source))
             self._change(lambda state: replace(state, running_since=None))
             seconds = cost(attempt.duration, attempt.failure)
             self._asked_seconds += seconds
@@ -267,14 +267,18 @@ class _Worker:
                 return
             source.rest(max(0.0, until - time.monotonic()))
 
-    def _attempt(self, look: Callable[[datetime, float], tuple[Family, ...]]) -> _Attempt:
-        """One use of the source; `running_since` is left to be cleared together with what came of it."""
-        started = time.monotonic()
-        self._change(lambda state: replace(state, running_since=started))
+    def _attempt(self, source: Source, look: Callable[[datetime, float], tuple[Family, ...]]) -> _Attempt:
+        """One use of the source; `running_since` is left to be cleared together with what came of it.
+
+        What it waits for others that share with it is no part of its time.
+        """
+        started, moment = time.monotonic(), self._clock()
         families: tuple[Family, ...] = ()
         failure: Exception | None = None
-        moment = self._clock()
         try:
+            source.wait(self.plan.timeout)
+            started, moment = time.monotonic(), self._clock()
+            self._change(lambda state: replace(state, running_since=started))
             families = look(moment, self.plan.timeout)
         except (DatabaseError, OSError) as error:
             failure = error

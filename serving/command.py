@@ -159,7 +159,7 @@ class _Server:
         self._token = token
         config = web.read(self._file) if self._file is not None else web.WebConfig()
         self._stopping = stopping
-        self._may_be_open = self.address.is_loopback or options.allow_anonymous
+        self._allow_anonymous: bool = options.allow_anonymous
         self._refuse_open(config)
         tls = config.tls_server_config
         self._tls = web.ServedTls(tls) if tls is not None else None
@@ -201,13 +201,9 @@ class _Server:
 
     def _refuse_open(self, config: web.WebConfig) -> None:
         """Raises ConfigError where everybody could get in from beyond loopback."""
-        if self._may_be_open or config.basic_auth_users or config.asks_for_certificate or self._token() is not None:
-            return
-        problem = (
-            f"--web.listen-address={self.address} is beyond loopback and no authentication is configured: give "
-            "--web.config.file with basic_auth_users (or a token), or allow it with --web.allow-anonymous"
-        )
-        raise ConfigError([problem])
+        problem = web.exposed(self.address, config, token=self._token() is not None)
+        if problem is not None and not self._allow_anonymous:
+            raise ConfigError([problem])
 
     def check_web(self) -> web.WebConfig:
         """What is in the file now; raises ConfigError where it cannot be taken."""

@@ -9,9 +9,10 @@ from typing import Annotated, Literal, Self
 import structlog
 from pydantic import AfterValidator, Field, model_validator
 
+from serving.address import Address
 from serving.settings import ConfigError, Settings, load
 
-__all__ = ["ServedTls", "TlsServer", "WebConfig", "read"]
+__all__ = ["ServedTls", "TlsServer", "WebConfig", "exposed", "read"]
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +68,16 @@ class WebConfig(Settings):
         """Whether nobody gets in without a client certificate."""
         tls = self.tls_server_config
         return tls is not None and tls.client_auth_type == "RequireAndVerifyClientCert"
+
+
+def exposed(place: Address, config: WebConfig, *, token: bool = False) -> str | None:
+    """Why nobody may listen at `place`, where no authentication is configured; `token`: there is a bearer token."""
+    if place.is_loopback or config.basic_auth_users or token or config.asks_for_certificate:
+        return None
+    return (
+        f"--web.listen-address={place} is beyond loopback and no authentication is configured: give "
+        "--web.config.file with basic_auth_users (or a token), or allow it with --web.allow-anonymous"
+    )
 
 
 def read(path: Path) -> WebConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,13 +22,17 @@ T = TypeVar("T")
 
 
 class Shared:
-    """At most `limit` connections; whoever gets none in time fails, and opens none behind those that hang."""
+    """At most `limit` connections, in the order in which they are asked for; whoever gets none in time fails.
+
+    None is opened behind those that hang.
+    """
 
     def __init__(self, limit: int = 1) -> None:
         self._limit = limit
         self._used = 0
         self._free: list[tuple[sqlalchemy.URL, Reader]] = []
         self._next_use: dict[SharedReader, float] = {}
+        self._waiting: deque[object] = deque()
         self._change = threading.Condition()
 
     def reader(self, url: sqlalchemy.URL, connect_timeout: float) -> SharedReader:
@@ -42,8 +47,13 @@ class Shared:
 
     def take(self, url: sqlalchemy.URL, connect_timeout: float, patience: float) -> Reader:
         """A reader that nobody else has; raises DatabaseError after `patience` seconds."""
+        turn = object()
         with self._change:
-            if not self._change.wait_for(lambda: self._used < self._limit, patience):
+            self._waiting.append(turn)
+            mine = self._change.wait_for(lambda: self._used < self._limit and self._waiting[0] is turn, patience)
+            self._waiting.remove(turn)
+            self._change.notify_all()
+            if not mine:
                 raise DatabaseError(
                     "no connection was free within the time-out: other queries hold those that all of them share",
                     Failure.BUSY,
@@ -63,7 +73,7 @@ class Shared:
             self._used -= 1
             self._free.append((url, reader))
             surplus = self._surplus()
-            self._change.notify()
+            self._change.notify_all()
         _close(surplus)
 
     def rest(self, who: SharedReader, until: float | None) -> None:
@@ -98,15 +108,19 @@ class SharedReader:
         self.url = url
         self._shared = shared
         self._connect_timeout = connect_timeout
+        self._reader: Reader | None = None
+
+    def wait(self, seconds: float) -> None:
+        """Takes a connection for the next use; raises DatabaseError where none is free within so many seconds."""
+        self._reader = self._taken(seconds)
 
     def read(self, work: Callable[[sqlalchemy.Connection], T], timeout: float) -> T:
-        """What `work` finds in a read-only transaction within `timeout` seconds, waiting included."""
-        deadline = time.monotonic() + timeout
-        reader = self._shared.take(self.url, self._connect_timeout, timeout)
+        """What `work` finds in a read-only transaction within `timeout` seconds, after waiting as long at most."""
+        reader = self._reader = self._taken(timeout)
         try:
-            return reader.read(work, max(deadline - time.monotonic(), 0.01))
+            return reader.read(work, timeout)
         finally:
-            self._shared.give_back(self.url, reader)
+            self._give_back()
 
     def rest(self, seconds: float) -> None:
         """The next use is that far away."""
@@ -114,4 +128,13 @@ class SharedReader:
 
     def close(self) -> None:
         """The end."""
+        self._give_back()
         self._shared.rest(self, None)
+
+    def _taken(self, patience: float) -> Reader:
+        return self._reader or self._shared.take(self.url, self._connect_timeout, patience)
+
+    def _give_back(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            self._shared.give_back(self.url, reader)

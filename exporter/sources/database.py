@@ -22,6 +22,9 @@ class DatabaseSource:
         self._reader = reader
         self._timer = timer
 
+    def wait(self, seconds: float) -> None:
+        """It shares nothing."""
+
     def collect(self, now: datetime, timeout: float) -> tuple[Family, ...]:  # noqa: ARG002 - a probe knows no time of day
         """`coldchain_database_response_seconds`; raises DatabaseError after the second failure."""
         deadline = time.monotonic() + timeout

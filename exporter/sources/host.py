@@ -47,6 +47,9 @@ class HostSource:
         """The mountpoints that did not answer at the last look."""
         return self._silent
 
+    def wait(self, seconds: float) -> None:
+        """It shares nothing."""
+
     def collect(self, now: datetime, timeout: float) -> tuple[Family, ...]:  # noqa: ARG002 - the host has but one present
         """Counters in seconds and bytes since boot, gauges in bytes and ratios; raises OSError without a procfs."""
         psutil.PROCFS_PATH = self._paths.procfs  # as psutil documents it for containers

@@ -25,6 +25,9 @@ __all__ = ["Plan", "Source", "plans", "tables"]
 class Source(Protocol):
     """Something that is looked at again and again, by one thread of its own."""
 
+    def wait(self, seconds: float) -> None:
+        """Returns when it has what it shares with others, within so many seconds; raises DatabaseError."""
+
     def collect(self, now: datetime, timeout: float) -> tuple[Family, ...]:
         """What is there at `now` (aware), within `timeout` seconds; raises DatabaseError or OSError."""
 

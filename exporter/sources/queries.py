@@ -33,6 +33,10 @@ class QuerySource:
         self._reader = reader
         self._zone = zone
 
+    def wait(self, seconds: float) -> None:
+        """Takes one of the connections that all queries share; raises DatabaseError where none is free in time."""
+        self._reader.wait(seconds)
+
     def collect(self, now: datetime, timeout: float) -> tuple[Family, ...]:
         """The query's gauges at `now` (aware); raises DatabaseError for a row that cannot be one as well."""
         query = self._query

@@ -27,6 +27,9 @@ class TableSource:
         self._columns: Columns | None = None
         self._learned_on = 0  # the connection, by the reader's count
 
+    def wait(self, seconds: float) -> None:
+        """It shares nothing."""
+
     def collect(self, now: datetime, timeout: float) -> tuple[Family, ...]:
         """The table's gauges at `now` (aware); raises DatabaseError."""
         found = self._reader.read(lambda c: self._prepare(c, now, self._table, self._windows).run(c), timeout)

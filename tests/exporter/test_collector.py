@@ -35,6 +35,9 @@ class Fake:
         self.looked_in.add(threading.current_thread().name)
         return (Family("figure", "A figure.", samples={(): self._look()}),)
 
+    def wait(self, seconds: float) -> None:
+        pass
+
     def check(self, now: datetime, timeout: float) -> None:
         raise NotImplementedError
 

@@ -460,6 +460,12 @@ def test_check_config_names_every_source(tmp_path: Path, database: PostgreSQL | 
     ) == (0, "The settings are fine. Sources: host, database, orders, dispatches, vehicles, mine.\n", "")
 
 
+EXPOSED = (
+    "--web.listen-address=0.0.0.0:0 is beyond loopback and no authentication is configured: give --web.config.file "
+    "with basic_auth_users (or a token), or allow it with --web.allow-anonymous"
+)
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -467,10 +473,22 @@ def test_check_config_names_every_source(tmp_path: Path, database: PostgreSQL | 
         (["--path.rootfs=/none"], "path.rootfs: /none is no folder: mount the host's / there, or leave it out"),
         (["--web.listen-address=19110"], "--web.listen-address=19110: write HOST:PORT, for example 127.0.0.1:19110"),
         (["--web.config.file=none.yml"], "none.yml: cannot be read: No such file or directory"),
+        (["--web.listen-address=0.0.0.0:0"], EXPOSED),
     ],
 )
 def test_check_config_looks_at_paths_without_a_database(tmp_path: Path, arguments: list[str], problem: str) -> None:
     assert ends_with(tmp_path, *arguments, "check-config") == (1, "", f"error: {problem}\n")
+
+
+def test_the_doctor_finds_that_it_would_not_listen_beyond_loopback_without_authentication(tmp_path: Path) -> None:
+    code, out, _ = ends_with(tmp_path, "--web.listen-address=0.0.0.0:0", "doctor")
+    assert out.splitlines()[0] == f"FAULT settings: {EXPOSED}"
+    assert code == 1
+
+
+def test_who_allows_anonymous_callers_may_listen_anywhere(tmp_path: Path) -> None:
+    found = ends_with(tmp_path, "--web.listen-address=0.0.0.0:0", "--web.allow-anonymous", "check-config")
+    assert found == (0, "The settings are fine. Sources: host.\n", "")
 
 
 def test_check_config_tells_that_queries_have_no_database(tmp_path: Path) -> None:

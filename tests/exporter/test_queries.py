@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -431,7 +432,7 @@ def query(name: str, text: str, more: str = "") -> str:
 def test_a_bad_query_costs_its_own_gauges_alone(tmp_path: Path, postgresql: PostgreSQL) -> None:
     postgresql.clear()
     settings = (
-        f"{QUICK}queries:\n"
+        f"{QUICK.replace('default_timeout: 1s', 'default_timeout: 5s')}queries:\n"  # six of them take turns
         + query("fine", "SELECT 7 AS n")
         + query("gone", "SELECT n FROM nowhere")
         + query("many", "SELECT g AS n, g AS a FROM generate_series(1, 1000000) g", "    labels: [a]\n")
@@ -502,6 +503,50 @@ def test_queries_share_one_connection_and_say_so_when_it_is_not_free(tmp_path: P
         )
         until(lambda: sum(exporter.up().values()) == 7, "all are up, the slow one at its own pace")
         assert (exporter.value('coldchain_source_interval_seconds{source="slow"}') or 0) >= 90
+
+
+def test_waiting_behind_a_slow_query_costs_the_others_nothing(tmp_path: Path, postgresql: PostgreSQL) -> None:
+    settings = f"{QUICK}queries:\n" + query("quick", "SELECT 1 AS n FROM pg_sleep(0.05)", "    timeout: 5s\n")
+    slow = query("slow", "SELECT 1 AS n FROM pg_sleep(3)", "    timeout: 4s\n")
+    last = 'coldchain_source_last_success_timestamp_seconds{source="%s"}'
+    with running(tmp_path, settings, database_url=postgresql.url) as exporter:
+        until(lambda: sum(exporter.up().values()) == 5, "all are up")
+        exporter.settings.write_text(settings + slow, encoding="utf-8")
+        assert exporter.post("/-/reload").status_code == 200
+        seen: set[tuple[float | None, float | None]] = set()
+
+        def quick_after_slow() -> bool:
+            series = exporter.series()
+            duration = series.get('coldchain_source_duration_seconds{source="quick"}')
+            waited = duration is not None and duration >= 2
+            seen.add((float(waited), series.get('coldchain_source_interval_seconds{source="quick"}')))
+            return series.get(last % "quick", 0) > series.get(last % "slow", math.inf) + 3
+
+        until(quick_after_slow, "the quick one has had its turn after the slow one")
+        assert exporter.warnings() == []
+    assert {waited for waited, _ in seen} == {0}
+    assert all(interval is not None and interval < 10 for _, interval in seen)
+
+
+def test_connections_are_given_in_the_order_in_which_they_are_asked_for() -> None:
+    shared, url = Shared(), parse_url("postgresql://nobody@127.0.0.1/nowhere")
+    held = shared.take(url, 5, 5)
+    order: list[int] = []
+
+    def take(number: int) -> None:
+        reader = shared.take(url, 5, 20)
+        order.append(number)
+        shared.give_back(url, reader)
+
+    threads: list[threading.Thread] = []
+    for number in range(5):
+        threads.append(threading.Thread(target=take, args=(number,)))
+        threads[-1].start()
+        until(lambda: len(shared._waiting) == len(threads), "it waits")
+    shared.give_back(url, held)
+    for thread in threads:
+        thread.join()
+    assert order == [0, 1, 2, 3, 4]
 
 
 def test_a_shared_connection_that_nobody_needs_within_a_minute_is_closed(postgresql: PostgreSQL) -> None:
