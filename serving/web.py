@@ -71,7 +71,7 @@ class WebConfig(Settings):
 
 
 def exposed(place: Address, config: WebConfig, *, token: bool = False) -> str | None:
-    """Why nobody may listen at `place`, where no authentication is configured; `token`: there is a bearer token."""
+    """Why nobody may listen there, for want of authentication; None where one may. `token`: there is a bearer's."""
     if place.is_loopback or config.basic_auth_users or token or config.asks_for_certificate:
         return None
     return (

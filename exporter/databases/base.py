@@ -56,6 +56,10 @@ class Columns:
 
 # the words that PostgreSQL's and MariaDB's drivers use, for the hint alone: elsewhere codes decide
 _HINTS = (
+    (
+        r"'cryptography' package",
+        "pip install cryptography, use TLS (?ssl_ca=FILE), or have the user log in by mysql_native_password",
+    ),
     (r"refused|No such file or directory|Connection reset", "is the server running there, and the port right?"),
     (r"password|Access denied|authentication|role .* does not exist|no pg_hba", "check user and password"),
     (r"database .* does not exist|Unknown database", "check the database's name in DATABASE_URL"),

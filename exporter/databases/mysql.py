@@ -105,9 +105,15 @@ class MySQL(Dialect):
 def _connect(dbapi: Any, arguments: Sequence[Any], options: dict[str, Any]) -> Any:
     """A connection over a socket that notices a dead network within half a minute; PyMySQL's own never does."""
     connection = dbapi.connect(*arguments, **options, defer_connect=True)
-    if options.get("unix_socket"):
-        connection.connect()
-        return connection
+    link = None if options.get("unix_socket") else _link(dbapi, options)
+    try:
+        connection.connect(link)
+    except RuntimeError as error:  # how PyMySQL says that it cannot log in that way; 2061 is CR_AUTH_PLUGIN_ERR
+        raise dbapi.OperationalError(2061, str(error)) from None
+    return connection
+
+
+def _link(dbapi: Any, options: dict[str, Any]) -> socket.socket:
     address = (options.get("host", "localhost"), options.get("port", 3306))
     try:
         link = socket.create_connection(address, options["connect_timeout"])
@@ -122,5 +128,4 @@ def _connect(dbapi: Any, arguments: Sequence[Any], options: dict[str, Any]) -> A
     for name, value in {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}.items():
         if hasattr(socket, name):  # not on every system
             link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    connection.connect(link)
-    return connection
+    return link

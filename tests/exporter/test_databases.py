@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 from collections.abc import Iterator
 
+import pymysql
 import pytest
 import sqlalchemy
+from sqlalchemy.dialects.mysql import pymysql as mysql_dialect
 
-from exporter.databases import DatabaseError, Failure, Reader, open_reader, parse_url
+from exporter.databases import DatabaseError, Failure, Reader, dialect_for, open_reader, parse_url
 from exporter.databases.base import hint_for
 from tests.databases import PASSWORD, QUOTED_PASSWORD, MariaDB, PostgreSQL, free_port
 
@@ -234,3 +238,79 @@ def test_a_password_that_a_server_repeats_is_hidden(postgresql: PostgreSQL) -> N
 )
 def test_hints_follow_the_words_where_there_is_no_code(message: str, hint: str) -> None:
     assert hint_for(message) == hint
+
+
+class Recorded:
+    """A connection to MySQL 8 that only notes what it is told: Debian has no such server to try."""
+
+    def __init__(self) -> None:
+        self.dialect = mysql_dialect.dialect()
+        self.statements: list[str] = []
+
+    def exec_driver_sql(self, statement: str) -> None:
+        self.statements.append(statement)
+
+
+def test_mysql_is_told_its_time_out_in_milliseconds_and_in_its_own_word() -> None:
+    connection = Recorded()
+    assert not connection.dialect.is_mariadb
+    dialect_for("mysql").begin(connection, 4.5)  # type: ignore[arg-type] # it stands for one
+    assert connection.statements == [
+        "SET SESSION max_execution_time = 4500, lock_wait_timeout = 3, time_zone = '+00:00'",
+        "START TRANSACTION READ ONLY",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "failed"),
+    [  # MySQL 8.0 Error Reference
+        (3024, Failure.SLOW),  # Query execution was interrupted, maximum statement execution time exceeded
+        (1317, Failure.SLOW),  # Query execution was interrupted
+        (1205, Failure.BUSY),  # Lock wait timeout exceeded
+        (2013, Failure.UNREACHABLE),  # Lost connection to MySQL server during query
+        (1045, Failure.UNREACHABLE),  # Access denied for user
+        (1142, Failure.REFUSED),  # command denied to user
+    ],
+)
+def test_mysqls_numbers_are_understood(code: int, failed: Failure) -> None:
+    error = sqlalchemy.exc.DBAPIError("SELECT", {}, pymysql.err.OperationalError(code, "in its words"))
+    assert dialect_for("mysql").explain(error).failure is failed
+
+
+@pytest.fixture
+def caching_sha2() -> Iterator[int]:
+    """A port on which something greets as MySQL 8 does, and asks for its default way of logging in."""
+    greeting = (
+        b"\x0a8.0.36\0" + bytes(4) + b"12345678\0" + (0x8209).to_bytes(2, "little") + b"\x2d\x02\0"
+        + (0x0008).to_bytes(2, "little") + b"\x15" + bytes(10) + b"123456789012\0caching_sha2_password\0"
+    )  # fmt: skip
+
+    def packet(number: int, payload: bytes) -> bytes:
+        return len(payload).to_bytes(3, "little") + bytes([number]) + payload
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                caller, _ = server.accept()
+                with caller:
+                    # the password is not in its cache: it wants all of it, and gives a key to hide it by
+                    for answer in (packet(0, greeting), packet(2, b"\x01\x04"), packet(4, b"\x01a key")):
+                        caller.sendall(answer)
+                        caller.recv(4096)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+
+
+def test_a_way_of_logging_in_that_needs_a_package_is_told_with_what_to_do(
+    caching_sha2: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pymysql._auth._have_cryptography", False)
+    error = failure(f"mysql://u:p@127.0.0.1:{caching_sha2}/dispatch")
+    assert error.failure is Failure.UNREACHABLE
+    assert str(error).startswith("'cryptography' package is required for sha256_password or caching_sha2_password")
+    assert error.hint == (
+        "pip install cryptography, use TLS (?ssl_ca=FILE), or have the user log in by mysql_native_password"
+    )

@@ -1,7 +1,11 @@
-"""What the exporter does to the database it watches: little, for a short time, and nothing at all when it hangs."""
+"""What the exporter does to the database it watches: little, for a short time, and nothing at all when it hangs.
+
+A server is frozen for a short time as it stands; FROZEN_SECONDS=180 makes it three minutes.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import threading
@@ -27,6 +31,9 @@ from tests.databases import PASSWORD, MariaDB, PostgreSQL
 from tests.exporter.awkward import NOW
 from tests.exporter.running import QUICK, running
 from tests.waiting import until
+
+FROZEN_SECONDS = float(os.environ.get("FROZEN_SECONDS", "3"))
+"""How long a server stays frozen; six intervals as it stands."""
 
 ALL_UP = {"database": 1, "orders": 1, "dispatches": 1, "vehicles": 1}
 ORDERS_FAIL = ALL_UP | {"orders": 0}
@@ -178,6 +185,7 @@ def test_a_slow_query_is_ended_by_mariadb(tmp_path: Path, mariadb: MariaDB, mari
     assert 0.5 < mariadb_watch.longest < 2
 
 
+@pytest.mark.timeout(300 + FROZEN_SECONDS)
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 def test_a_frozen_server_is_waited_for_once_and_is_back_when_it_goes_on(
     tmp_path: Path, kind: str, request: pytest.FixtureRequest
@@ -194,13 +202,21 @@ def test_a_frozen_server_is_waited_for_once_and_is_back_when_it_goes_on(
             assert connections <= 4
             until(lambda: exporter.business() == set(), "no old figure is shown as today's")
             until(lambda: len(exporter.warnings()) == 1, "it is told once")
-            for _ in range(30):
+            looks = 0
+            end = time.monotonic() + FROZEN_SECONDS
+            while time.monotonic() < end:
                 assert exporter.get("/metrics").status_code == 200
                 assert (exporter.threads(), exporter.connections(server.port)) == (threads, connections)
-                time.sleep(0.1)  # three seconds of it: six intervals
+                looks += 1
+                time.sleep(0.1)
         finally:
             server.thaw()
+        begin = time.monotonic()
         until(lambda: exporter.up() == ALL_UP, "all are back", 5)
+        print(  # shown by pytest -s
+            f"{kind}, {FROZEN_SECONDS:g} s frozen: {threads} threads and {connections} connections at {looks} scrapes, "
+            f"all back {time.monotonic() - begin:.2f} s after"
+        )
         assert exporter.business() == business
         assert [line for line in exporter.warnings() if "no answer within the time-out" not in line] == []
         assert exporter.connections(server.port) <= 4
