@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pymysql
 import pytest
@@ -15,6 +17,8 @@ from sqlalchemy.dialects.mysql import pymysql as mysql_dialect
 from exporter.databases import DatabaseError, Failure, Reader, dialect_for, open_reader, parse_url
 from exporter.databases.base import hint_for
 from tests.databases import PASSWORD, QUOTED_PASSWORD, MariaDB, PostgreSQL, free_port
+from tests.exporter.running import QUICK, running
+from tests.waiting import until
 
 
 def failure(url: str, sql: str = "SELECT 1", timeout: float = 4) -> DatabaseError:
@@ -181,6 +185,40 @@ def test_a_query_that_is_out_of_time_is_ended_by_the_server(
     error = failure(server.url, sql, timeout=0.5)
     server.clear()
     assert (error.failure, str(error)) == (Failure.SLOW, "the query ran into its time-out")
+
+
+def test_a_host_that_is_unroutable_is_told_once_and_holds_nothing_up(tmp_path: Path, unreachable: int) -> None:
+    url = f"postgresql://u:p@127.0.0.1:{unreachable}/dispatch"
+    settings = QUICK.replace("default_timeout: 1s", "default_timeout: 5s")  # libpq waits for two seconds at least
+    with running(tmp_path, settings, database_url=url) as exporter:
+        until(lambda: exporter.value("coldchain_database_up") == 0, "the database is down")
+        assert exporter.up() == dict.fromkeys(("database", "orders", "dispatches", "vehicles"), 0)
+        until(exporter.warnings, "it is told")
+        cpu = exporter.value("process_cpu_seconds_total")
+        until(lambda: exporter.value("process_cpu_seconds_total") != cpu, "some seconds have passed")
+        (line,) = exporter.warnings()
+        assert 'msg="database unreachable"' in line
+        assert "is the host right, and does a firewall let this machine through?" in line
+        assert exporter.end(signal.SIGTERM, seconds=2) == 0
+
+
+def test_a_wrong_password_is_told_once_and_a_right_one_needs_no_restart(tmp_path: Path, postgresql: PostgreSQL) -> None:
+    postgresql.execute("ALTER ROLE coldchain_exporter PASSWORD 'another'")
+    try:
+        with running(tmp_path, QUICK, database_url=postgresql.url) as exporter:
+            until(lambda: exporter.value("coldchain_database_up") == 0, "the database is down")
+            until(lambda: set(exporter.up().values()) == {0.0}, "nothing is up")
+            cpu = exporter.value("process_cpu_seconds_total")
+            until(lambda: exporter.value("process_cpu_seconds_total") != cpu, "some seconds have passed")
+            (line,) = exporter.warnings()
+            assert "password authentication failed" in line
+            assert 'hint="check user and password"' in line
+            postgresql.execute(f"ALTER ROLE coldchain_exporter PASSWORD '{PASSWORD}'")
+            until(lambda: set(exporter.up().values()) == {1.0}, "all are up")
+            assert exporter.warnings() == [line]
+            assert PASSWORD not in "".join(exporter.log())
+    finally:
+        postgresql.execute(f"ALTER ROLE coldchain_exporter PASSWORD '{PASSWORD}'")
 
 
 def test_nothing_can_be_written(postgresql: PostgreSQL) -> None:
