@@ -611,6 +611,30 @@ def test_a_reload_adds_changes_and_removes_queries_and_leaves_the_others_alone(t
         assert exporter.value("coldchain_config_last_reload_successful") == 0
 
 
+def test_the_example_of_the_reference_works_as_it_stands(tmp_path: Path, postgresql: PostgreSQL) -> None:
+    reference = (Path(sql.__file__).parent / "QUERIES.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", reference, re.DOTALL)
+    (tmp_path / "f.yaml").write_text(text, encoding="utf-8")
+    postgresql.execute("CREATE TABLE loadings (dock text, arrived_at timestamptz, loaded_at timestamptz)")
+    arrived = [NOW - timedelta(hours=hours) for hours in (1, 2, 30)]
+    try:
+        postgresql.execute("GRANT SELECT ON loadings TO coldchain_exporter")
+        for dock in ("A", "B"):
+            for moment in arrived:
+                postgresql.execute(
+                    f"INSERT INTO loadings VALUES ('{dock}', '{moment}', '{moment + timedelta(hours=1)}')"
+                )
+        with closing(source(postgresql.url, tmp_path / "f.yaml")) as loading:
+            found = {family.name: dict(family.samples) for family in loading.collect(NOW, 5)}
+    finally:
+        postgresql.execute("DROP TABLE loadings")
+    assert found == {
+        "acme_loading_arrived": {("A",): 2, ("B",): 2},
+        "acme_loading_seconds_mean": {("A",): 3600, ("B",): 3600},
+        "acme_loading_newest_timestamp_seconds": {(): arrived[0].timestamp()},
+    }
+
+
 def test_a_query_may_be_switched_off(sqlite: SQLite) -> None:
     loaded = load(ExporterSettings, environ={"DATABASE_URL": sqlite.url}, config_file=EXAMPLE)
     off = loaded.queries["vehicle_temperature"].model_copy(update={"enabled": False})
