@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from serving import address, logs, web
 from serving.authentication import Authentication
-from serving.protocol import CONNECTIONS, BoundedHttp, allow_files
+from serving.protocol import BURST, BoundedHttp, allow_files
 from serving.reload import Reload
 from serving.settings import ConfigError
 
@@ -183,10 +183,10 @@ class _Server:
             proxy_headers=False,
             http=BoundedHttp,
             loop="serving.protocol:Loop",
-            backlog=CONNECTIONS,
+            backlog=BURST,
             # 503, which Prometheus and Alertmanager try again, where the server works for so many. Twice, for the task
             # of a connection that had to make room is counted for a moment longer.
-            limit_concurrency=2 * CONNECTIONS,
+            limit_concurrency=2 * BURST,
             headers=list(SECURITY_HEADERS.items()),
             ws="none",
             lifespan="on",
@@ -194,7 +194,7 @@ class _Server:
             ssl_context_factory=context if self._tls is not None else None,
         )
         allow_files()
-        listener.listen(CONNECTIONS)  # from now on a caller is heard, if not answered yet
+        listener.listen(BURST)  # from now on a caller is heard, if not answered yet
         host, port = listener.getsockname()[:2]
         log.info("listening", address=str(address.Address(host, port)), tls=self._tls is not None)
         _Uvicorn(config, self._stopping, self._authentication.end).run(sockets=[listener])

@@ -10,12 +10,24 @@ from typing import Any, ClassVar
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-__all__ = ["ANSWER_SECONDS", "CONNECTIONS", "HEAD_BYTES", "REQUEST_SECONDS", "BoundedHttp", "Loop", "allow_files"]
+__all__ = [
+    "ANSWER_SECONDS",
+    "BURST",
+    "CONNECTIONS",
+    "HEAD_BYTES",
+    "REQUEST_SECONDS",
+    "BoundedHttp",
+    "Loop",
+    "allow_files",
+]
 
 log = structlog.get_logger(__name__)
 
 CONNECTIONS = 512
-"""At once. Beyond them the one that has kept the server waiting longest makes room."""
+"""At once. Beyond them those that have kept the server waiting longest make room, if for a second at least."""
+
+BURST = 4096
+"""At once at the most: Alertmanager opens a connection for each of its groups, all of them in one moment."""
 
 REQUEST_SECONDS = 30.0
 """From a request's first byte (or the connection) to the last of its body: 5 MB from Alertmanager need far less."""
@@ -29,10 +41,11 @@ HANDSHAKE_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
 """Of a request without its body: request line, headers, what frames a chunk. nginx's default is 32 KiB."""
 
-FILES = 4096
+FILES = 8192
 """Open at once, where the system lets us: a connection in its TLS handshake is not among CONNECTIONS yet."""
 
 _SAY_EVERY_SECONDS = 60.0
+_PATIENCE_SECONDS = 1.0
 
 
 def allow_files() -> None:
@@ -162,11 +175,13 @@ class BoundedHttp(HttpToolsProtocol):
             self._answer_timer = None
 
     def _make_room(self) -> None:
-        """Ends the connection that has waited longest for its client, unless the server works for all of them."""
+        """Ends connections that have waited longest for their clients, but none that may be a request on its way."""
         others = [one for one in self.connections if isinstance(one, BoundedHttp) and not one.aborted]
-        waiting = [one for one in others if one is not self and one.waiting_since is not None]
-        if len(others) >= CONNECTIONS and waiting:
-            min(waiting, key=lambda one: one.waiting_since or 0.0).abort("too many connections")
+        latest = self.loop.time() - (_PATIENCE_SECONDS if len(others) < BURST else 0)
+        waiting = [(one.waiting_since, one) for one in others if one is not self and one.waiting_since is not None]
+        waiting = sorted((pair for pair in waiting if pair[0] <= latest), key=lambda pair: pair[0])
+        for _, one in waiting[: max(len(others) - CONNECTIONS + 1, 0)]:
+            one.abort("too many connections")
 
     def _close(self, reason: str) -> None:
         self._say(reason)

@@ -114,8 +114,17 @@ def test_too_many_connections_make_room_for_others(target: Target, piece: bytes)
             with contextlib.suppress(ConnectionError):
                 connection.sendall(piece)
         assert all(target.serves_others() for _ in range(5))
-        assert target.open_connections() <= CONNECTIONS
+        until(lambda: target.serves_others() and target.open_connections() <= CONNECTIONS, "the rest made room", 20)
     until(lambda: target.open_connections() == 0, "all are gone", 60)
+
+
+def test_a_burst_of_callers_is_answered_whole(target: Target) -> None:
+    allow_files()
+    with contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(target.connect()) for _ in range(2 * CONNECTIONS)]
+        for caller in callers:
+            caller.sendall(LAST)
+        assert {caller.recv(12) for caller in callers} == {b"HTTP/1.1 200"}
 
 
 def test_a_tls_handshake_that_does_not_begin_is_cut_off_however_many_there_are(hasty_tls: Target) -> None:
