@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from receiver.channels import sms
@@ -295,6 +295,7 @@ class _Forms:
             lstrip_blocks=True,
             auto_reload=False,
         )
+        self._chosen: dict[tuple[str, str], Template] = {}
         self._environment.filters["within"] = sms.within
 
     def prepare(self) -> None:
@@ -314,14 +315,19 @@ class _Forms:
             room = room // 2
 
     def _part(self, told: Story, channel: str, part: str, locale: str) -> str:
-        template = self._environment.select_template(
-            [f"{locale}/{channel}.{part}.j2", f"{_SHARED}/{channel}.{part}.j2"]
-        )
+        template = self._template(f"{channel}.{part}.j2", locale)
         seen = _escaped(told, html.escape) if part == "html" else told
         text = _trimmed(template.render(story=seen, locale=locale))
         if not text.strip():
             raise ValueError(f"{template.name} comes to nothing")
         return " ".join(text.split()) if part in _ONE_LINE else text
+
+    def _template(self, name: str, locale: str) -> Template:
+        """The locale's own or the shared one; Jinja would look on the disk for the former at every message."""
+        key = name, locale
+        if key not in self._chosen:
+            self._chosen[key] = self._environment.select_template([f"{locale}/{name}", f"{_SHARED}/{name}"])
+        return self._chosen[key]
 
 
 PARTS: Mapping[str, tuple[str, ...]] = {
