@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import structlog
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -32,6 +33,8 @@ from serving.routes import state_routes
 
 __all__ = ["create_app"]
 
+log = structlog.get_logger(__name__)
+
 _STATES = ("pending", "held", "retrying", "delivered", "partial", "uncertain", "merged", "suppressed", "failed")
 _MOST_LISTED = 500
 _LISTED_ON_PAGE = 30
@@ -40,6 +43,7 @@ _LONGEST_DETAIL = 300
 # large ones are worked on one after the other, and in a thread, for they take longer than the others are to wait.
 _MOST_BYTES_AT_ONCE = 64 * 2**20
 _LARGE_BYTES = 2**16
+_ANSWER_SECONDS = 8.0  # Alertmanager waits for 10 at least; what is stored later is a duplicate when it tries again
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -118,13 +122,18 @@ class _Doors:
                 async with self._large:
                     accepted = await run_in_threadpool(self._take_in_large, body)
             else:
-                accepted = await asyncio.wrap_future(self._receiver.accept(body))
+                accepted = await asyncio.wait_for(asyncio.wrap_future(self._receiver.accept(body)), _ANSWER_SECONDS)
+        except (StoreUnavailableError, TimeoutError) as error:
+            self._receiver.metrics.posted("unavailable")
+            log.warning("webhook not stored", error=str(error) or f"no answer within {_ANSWER_SECONDS:g} s")
+            raise StoreUnavailableError from None
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except InvalidPayloadError as error:
             raise HTTPException(400, str(error)[:_LONGEST_DETAIL]) from None
         finally:
             self._bytes_at_once -= size
+        self._receiver.metrics.posted("duplicate" if accepted.duplicate else "accepted")
         return JSONResponse(
             {
                 "notification": accepted.notification_id,
@@ -134,7 +143,7 @@ class _Doors:
         )
 
     def _take_in_large(self, body: bytes) -> Accepted:
-        return self._receiver.accept(body).result()
+        return self._receiver.accept(body).result(_ANSWER_SECONDS)
 
     def metrics(self, request: Request) -> Response:
         body, headers = self._receiver.metrics.scrape(

@@ -136,14 +136,8 @@ class Receiver:
         return answer
 
     def _answered(self, answer: Future[Accepted]) -> None:
-        error = answer.exception()
-        if error is not None:
-            self.metrics.posted("unavailable")
-            log.warning("webhook not stored", error=str(error))
-            return
-        accepted = answer.result()
-        self.metrics.posted("duplicate" if accepted.duplicate else "accepted")
-        self._stored(accepted)
+        if answer.exception() is None:
+            self._stored(answer.result())
 
     def tell(
         self,

@@ -32,6 +32,7 @@ Item = TypeVar("Item")
 _LOCK_SECONDS = 3
 _STATEMENT_SECONDS = 5
 _MOST_TOGETHER = 100
+_MOST_WAITING = 10_000  # where the database does not answer
 _NEW_TABLE = "CREATE TABLE coldchain_probe (tried int)"  # what a migration must be allowed to do
 _MIGRATION_LOCK = 0x636F6C64  # any number that no other program on the same PostgreSQL takes
 
@@ -153,6 +154,8 @@ class Store:
 
     def _put(self, work: Callable[[Connection, Sequence[Item]], Sequence[T]], item: Item) -> Future[T]:
         result: Future[T] = Future()
+        if self._jobs.qsize() >= _MOST_WAITING:
+            raise StoreUnavailableError("too much waits for the database")
         result.set_running_or_notify_cancel()  # nobody can take it back
         self._jobs.put(_Job(work, item, result))
         return result

@@ -21,6 +21,8 @@ from receiver.app import create_app
 from receiver.service import Receiver
 from receiver.settings import ReceiverSettings, RetrySettings
 from serving.reload import Reload
+from tests.databases import PostgreSQL
+from tests.receiver.conftest import new_database
 from tests.receiver.making import body, payload, payload_alert
 from tests.receiver.sending import email_settings, slack_settings, sms_settings
 from tests.receiver.serving import served
@@ -144,6 +146,24 @@ def test_store_that_cannot_take_it_is_503_until_it_can(world: World) -> None:
         assert world.post(critical("f2")) == (503, {"detail": "the store is unavailable: try again"})
     assert world.post(critical("f2"))[0] == 200
     assert world.metric('coldchain_receiver_webhooks_total{result="unavailable"}') == 1
+
+
+def test_store_that_does_not_answer_is_503_in_time_and_nothing_comes_twice(
+    sandbox: Sandbox, postgresql: PostgreSQL, tmp_path: Path
+) -> None:
+    with World(sandbox, tmp_path / "unused", database_url=SecretStr(new_database(postgresql))) as world:
+        world.post(critical())
+        world.settled()
+        sandbox.clear()
+        postgresql.freeze()
+        try:
+            answer = world.post(critical("f2"))
+        finally:
+            postgresql.thaw()
+        assert answer == (503, {"detail": "the store is unavailable: try again"})
+        assert world.post(critical("f2"))[1]["notification"] == 2
+        assert world.settled(2) == {"email": "delivered", "sms": "delivered", "slack": "delivered"}
+        assert len(sandbox.messages("smtp")) == 1
 
 
 def test_ten_thousand_alerts_are_taken_in(world: World) -> None:
