@@ -19,6 +19,7 @@ package_of() {
     mariadbd) echo mariadb-server ;;
     systemd-analyze) echo systemd ;;
     dockerd) echo docker.io ;;
+    docker) if apt-cache show docker-cli >/dev/null 2>&1; then echo docker-cli; else echo docker.io; fi ;;
     nsenter) echo util-linux ;;
     ip) echo iproute2 ;;
     *) echo "$1" ;;
@@ -63,7 +64,10 @@ programs() {
   [[ ${#missing[@]} -gt 0 ]] || return 0
   for name in "${missing[@]}"; do packages+=("$(package_of "$name")"); done
   mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
-  if can_install; then install_packages "${packages[@]}" || true; fi
+  # one that the distribution does not have keeps the others out when they are asked for together
+  if can_install && ! install_packages "${packages[@]}"; then
+    for name in "${packages[@]}"; do install_packages "$name" || true; done
+  fi
   hash -r
   for directory in /usr/lib/postgresql/*/bin; do [[ -d $directory ]] && PATH="$PATH:$directory"; done
   for name in "${missing[@]}"; do

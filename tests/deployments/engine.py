@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from pathlib import Path
 import pytest
 
 from tests.programs import program
-from tests.waiting import until
+
+ENGINE_STARTS_WITHIN = 60.0
 
 START = """
 ip link set lo up
@@ -170,53 +172,71 @@ def running_engine(folder: Path) -> Iterator[Engine]:
         )
     engine = Engine(folder, process)
     try:
-
-        def answers() -> bool:
-            if process.poll() is not None:
-                last = [line for line in (folder / "log").read_text("utf-8", "replace").splitlines() if line][-1:]
-                pytest.skip(f"no container engine starts here: {''.join(last)}")
-            done = subprocess.run([program("docker"), "info"], env=engine.environment, capture_output=True, check=False)
-            return done.returncode == 0
-
-        until(answers, "the engine answers", 60, 0.3)
+        _wait_for(engine)
+        _try_out(engine)
         yield engine
     finally:
         if process.poll() is None:
-            left = subprocess.run(
-                [program("docker"), "ps", "--quiet"],
-                env=engine.environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            ).stdout.split()
-            if left:
-                subprocess.run(
-                    [program("docker"), "kill", *left], env=engine.environment, capture_output=True, check=False
-                )
+            with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+                left = engine.docker("ps", "--quiet", timeout=20).split()
+                if left:
+                    engine.docker("kill", *left, timeout=60)
             process.send_signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with contextlib.suppress(ProcessLookupError):  # whatever it has started and left behind
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _need_programs() -> None:
-    """Skips the test where root or a program is missing."""
+    """Skips the test where nobody could start an engine; a program that is missing fails it with CI=true."""
     if os.environ.get("DOCKER_TESTS") == "0":
         pytest.skip("DOCKER_TESTS=0")
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("an engine of one's own is started by root on Linux alone")
-    folders = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-    needed = ("dockerd", "docker", "setpriv", "unshare", "nsenter", "ip", "mmdebstrap")
-    missing = [name for name in needed if shutil.which(name, path=folders) is None]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)} (Debian: docker.io, iproute2, mmdebstrap)")
+    for name in ("dockerd", "docker", "setpriv", "unshare", "nsenter", "ip", "mmdebstrap"):
+        program(name)  # Debian: docker.io, util-linux, iproute2, mmdebstrap
+
+
+def _wait_for(engine: Engine) -> None:
+    """Skips the test, with the engine's last words, where it does not begin: no privileges, no overlay, no cgroups."""
+    deadline = time.monotonic() + ENGINE_STARTS_WITHIN
+    reason = f"no answer within {ENGINE_STARTS_WITHIN:g} s"
+    while engine.process.poll() is None and time.monotonic() < deadline:
+        try:
+            engine.docker("info", timeout=20)
+        except AssertionError:
+            time.sleep(0.3)
+        except subprocess.TimeoutExpired:
+            break
+        else:
+            return
+    said = [line for line in (engine.folder / "log").read_text("utf-8", "replace").splitlines() if line]
+    pytest.skip(f"no container engine starts here: {said[-1] if said else reason}")
+
+
+def _try_out(engine: Engine) -> None:
+    """Skips the test where the engine runs, but can build or run nothing as closed and limited as compose.yaml asks."""
+    small = shutil.which("docker-init", path=f"{os.environ['PATH']}:/usr/libexec/docker")  # static; engines bring it
+    if small is None:
+        return
+    context = engine.folder / "probe"
+    context.mkdir()
+    shutil.copy(small, context / "probe")
+    (context / "Dockerfile").write_text('FROM scratch\nCOPY probe /probe\nRUN ["/probe", "--version"]\n')
+    closed = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges:true", "--network=host")
+    limits = ("--cpus=0.5", "--memory=64m", "--pids-limit=20")
+    try:
+        engine.docker("build", "--quiet", "--tag", "probe:1", str(context), timeout=60)
+        engine.docker("run", "--rm", *closed, *limits, "probe:1", "/probe", "--version", timeout=60)
+    except (AssertionError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"the container engine runs nothing here: {str(error).strip().splitlines()[-1]}")
 
 
 def compose_plugin() -> str:
-    """The program behind `docker compose`; skips the test where there is none."""
+    """The program behind `docker compose`; skips the test where there is none, for Debian 12 has no package of it."""
     folders = (
         f"{os.environ.get('NEWER_PROMETHEUS', '/nowhere')}/bin",
         *(f"{place}/cli-plugins" for place in (f"{Path.home()}/.docker", "/usr/libexec/docker", "/usr/lib/docker")),
@@ -224,28 +244,29 @@ def compose_plugin() -> str:
     )
     found = next((path for folder in folders if os.access(path := f"{folder}/docker-compose", os.X_OK)), None)
     if found is None:
-        pytest.skip("Docker's compose plugin is not installed")
+        pytest.skip(
+            "Docker's compose plugin is not installed: Debian 13 has it as docker-compose, Ubuntu as "
+            "docker-compose-v2, Debian 12 not at all (else ~/.docker/cli-plugins, or bin/ of the folder that NEWER_PROMETHEUS names)"
+        )
     return found
 
 
 def base_image(engine: Engine, archive: Path) -> None:
     """The distribution with Python, nginx and systemd, as an image; skips the test where its packages do not come."""
     packages = "python3,python3-venv,busybox-static,ca-certificates,nginx-light,systemd,systemd-sysv"
-    done = subprocess.run(
-        [
-            *(program("mmdebstrap"), "--quiet", "--mode=root", "--variant=minbase", f"--include={packages}"),
-            *(
-                '--aptopt=Acquire::Languages "none"',
-                "--dpkgopt=force-unsafe-io",
-                "--dpkgopt=path-exclude=/usr/share/doc/*",
-            ),
-            *("bookworm", str(archive)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
+    command = [
+        *(program("mmdebstrap"), "--quiet", "--mode=root", "--variant=minbase", f"--include={packages}"),
+        *(
+            '--aptopt=Acquire::Languages "none"',
+            "--dpkgopt=force-unsafe-io",
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+        ),
+        *("bookworm", str(archive)),
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    except subprocess.TimeoutExpired:
+        pytest.skip("mmdebstrap made no base image within 240 s")
     if done.returncode:
         pytest.skip(f"mmdebstrap made no base image: {''.join(done.stderr.strip().splitlines()[-1:])}")
     engine.docker("import", "--change", 'CMD ["sh"]', str(archive), "stand-in-bare:1")
