@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import signal
 import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -18,7 +20,7 @@ import uvicorn
 from pydantic import SecretStr
 from starlette.types import ASGIApp
 
-from serving import address, logs, web
+from serving import address, logs, systemd, web
 from serving.authentication import Authentication
 from serving.protocol import BURST, BoundedHttp, allow_files
 from serving.reload import Reload
@@ -125,19 +127,34 @@ def run(
 
 
 class _Uvicorn(uvicorn.Server):
-    """Says that it is told to end, which an application learns only when its last request has ended."""
+    """Says how it is: to systemd, and to the application, which learns only with its last request that it is to end."""
 
     def __init__(self, config: uvicorn.Config, stopping: Callable[[], None], ending: Callable[[], None]) -> None:
         """`stopping` is called by the signal, wherever the process is then; `ending` soon after, on the event loop."""
         super().__init__(config)
         self._stopping = stopping
         self._ending = ending
+        self._every = systemd.watchdog_seconds()
+        self._told_at = -math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._stopping()
         super().handle_exit(sig, frame)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            systemd.notify("READY=1")
+
+    async def on_tick(self, counter: int) -> bool:
+        now = time.monotonic()
+        if self._every is not None and now - self._told_at >= self._every:
+            systemd.notify("WATCHDOG=1")
+            self._told_at = now
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        systemd.notify("STOPPING=1")
         self._ending()
         await super().shutdown(sockets)
 

@@ -246,7 +246,8 @@ def compose_plugin() -> str:
     if found is None:
         pytest.skip(
             "Docker's compose plugin is not installed: Debian 13 has it as docker-compose, Ubuntu as "
-            "docker-compose-v2, Debian 12 not at all (else ~/.docker/cli-plugins, or bin/ of the folder that NEWER_PROMETHEUS names)"
+            "docker-compose-v2, Debian 12 not at all (else ~/.docker/cli-plugins, or bin/ of the folder that "
+            "NEWER_PROMETHEUS names)"
         )
     return found
 

@@ -377,6 +377,19 @@ def test_a_service_that_is_killed_comes_back(machine: Machine) -> None:
     until(lambda: machine.ready(19111), "it is ready again", 30, 0.3)
 
 
+def test_a_service_that_hangs_is_started_again(machine: Machine) -> None:
+    machine.shell("mkdir -p /run/systemd/system/coldchain-receiver.service.d; printf '[Service]\\nWatchdogSec=2s\\n' > "
+                  "/run/systemd/system/coldchain-receiver.service.d/soon.conf; systemctl daemon-reload; "
+                  "systemctl restart coldchain-receiver")  # fmt: skip
+    before = machine.show("coldchain-receiver", "MainPID")
+    machine.run("systemctl", "kill", "--signal=STOP", "coldchain-receiver")
+    until(lambda: machine.show("coldchain-receiver", "MainPID") not in {before, "0"}, "it runs again", 60, 0.3)
+    assert "Watchdog timeout" in machine.shell("journalctl --no-pager --unit coldchain-receiver")
+    machine.shell("rm -r /run/systemd/system/coldchain-receiver.service.d; systemctl daemon-reload; "
+                  "systemctl restart coldchain-receiver")  # fmt: skip
+    until(lambda: machine.ready(19111), "it is ready again", 30, 0.3)
+
+
 def test_stopping_is_clean(machine: Machine) -> None:
     machine.run("systemctl", "restart", "coldchain-exporter", "coldchain-receiver")
     until(lambda: machine.ready(19110) and machine.ready(19111), "both are ready", 60, 0.3)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 
+import httpx
 import psutil
 import pytest
 
@@ -153,6 +155,19 @@ def test_an_answer_by_tls_that_nobody_reads_is_given_up(hasty_tls: Target) -> No
         until(lambda: hasty_tls.open_connections() == 0, "it is gone", 60)
 
 
+def test_an_answer_that_is_read_in_drops_is_given_up(hasty: Target) -> None:
+    asked = b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"
+    with hasty.connect(receive_buffer=4096) as connection:
+        connection.sendall(asked * 1000)
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while hasty.open_connections():
+                connection.recv(1000)
+                assert time.monotonic() - began < 60
+                time.sleep(0.1)
+    assert hasty.serves_others()
+
+
 def test_too_many_that_read_nothing_make_room_for_others(target: Target) -> None:
     allow_files()
     asked = b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -292,6 +307,27 @@ def test_a_body_where_none_is_wanted_fills_no_memory(target: Target, path: str) 
 def test_nothing_but_the_pages_own_files_is_served(target: Target, path: str) -> None:
     received = target.ask(b"GET %s HTTP/1.1\r\n" % path.encode() + HOST + b"Connection: close\r\n\r\n")
     assert statuses(received) == [404]
+
+
+def test_a_page_runs_nothing_of_its_own_and_takes_nothing_from_elsewhere(target: Target) -> None:
+    answer = httpx.get(target.url("/"))
+    assert answer.status_code == 200
+    assert "</html>" in answer.text
+    assert re.findall(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son[a-z]+=|javascript:", answer.text) == []
+    taken = re.findall(r"<(?:script|link|img|iframe)\b[^>]*\s(?:src|href)=[\"']?([^\"' >]+)", answer.text)
+    assert taken
+    assert [address for address in taken if not re.match(r"/?static/|data:", address)] == []
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/static/none", "/none"])
+def test_every_answer_carries_the_security_headers(target: Target, path: str) -> None:
+    headers = httpx.get(target.url(path)).headers
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    assert set(headers.get_list("referrer-policy")) == {"no-referrer"}
+    assert set(headers.get_list("x-content-type-options")) == {"nosniff"}
+    assert "server" not in headers
 
 
 def curl(*arguments: str) -> tuple[int, str]:

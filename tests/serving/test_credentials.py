@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import re
@@ -14,8 +15,10 @@ from pathlib import Path
 import bcrypt
 import httpx
 import pytest
+from starlette.responses import PlainTextResponse
 
 from serving import guessing
+from serving.authentication import Authentication
 from tests.serving.hostile import HOST, Target, running, statuses
 from tests.waiting import until
 
@@ -115,3 +118,23 @@ def test_hundreds_that_guess_at_once_are_refused_at_once_but_for_a_few(patient: 
         answers = [key.fileobj.recv(65536) for key, _ in poll.select(0) if isinstance(key.fileobj, socket.socket)]
         poll.close()
     assert [statuses(answer) for answer in answers] == [[429]] * (300 - guessing.WAITING)
+
+
+def test_an_unknown_user_costs_as_much_as_a_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    users = {RIGHT[0]: bcrypt.hashpw(RIGHT[1].encode(), bcrypt.gensalt(6)).decode()}
+    door = Authentication(PlainTextResponse("in"), users, None)
+    costs, check = [], bcrypt.checkpw
+
+    def counted(password: bytes, hashed: bytes) -> bool:
+        costs.append(hashed[:7])
+        return check(password, hashed)
+
+    monkeypatch.setattr(bcrypt, "checkpw", counted)
+
+    async def story() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://localhost") as client:
+            return [(await client.get("/", auth=one)).status_code for one in (RIGHT, WRONG, ("nobody", RIGHT[1]))]
+
+    found = asyncio.run(story())
+    assert found == [200, 401, 401]
+    assert costs == [b"$2b$06$"] * 3
