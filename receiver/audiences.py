@@ -145,7 +145,11 @@ class RouteChannels(Settings):
 class RouteSettings(Settings):
     """Alerts that all the matchers match go to the groups; the routes after it are asked only where it says so."""
 
-    matchers: Annotated[tuple[Annotated[tuple[Matcher, ...], BeforeValidator(_matchers)], ...], AfterValidator(_some)]
+    matchers: Annotated[
+        tuple[Annotated[tuple[Matcher, ...], BeforeValidator(_matchers)], ...],
+        BeforeValidator(_listed),
+        AfterValidator(_some),
+    ]
     groups: SomeStrings
     channels: RouteChannels = RouteChannels()
     continue_: Annotated[bool, Field(alias="continue")] = False

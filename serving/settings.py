@@ -292,11 +292,19 @@ def _keys(model: type[BaseModel]) -> list[str]:
     return [info.alias or name for name, info in model.model_fields.items()]
 
 
+# In the words of the file rather than of Python. YAML reads 0123 without quotation marks as a number in base 8.
+_MESSAGES = {
+    "string_type": 'expected text: write it between quotation marks, as in "010"',
+    "tuple_type": "expected a list, as in [a, b]",
+    **dict.fromkeys(("dict_type", "model_type"), "expected settings as `name: value` lines"),
+}
+
+
 def _describe(problem: Any, layers: _Layers, model: type[BaseModel]) -> str:
     # pydantic puts marks of its own (a union's member, a function's name) into loc; people know only the fields
     location = tuple(part for part in problem["loc"] if not (isinstance(part, str) and re.search(r"[\[\]()]", part)))
     name = ".".join(str(part) for part in location) or "settings"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _MESSAGES.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     if problem["type"] == "extra_forbidden":
         owner: Any = model
         for part in location[:-1]:

@@ -240,6 +240,12 @@ def seoul(text: str) -> datetime:
             "2: slack.hooks: default is the hook of SLACK_WEBHOOK_URL",
         ),
         ("templates_dir: nowhere\n", "1: templates_dir: is no folder"),
+        (
+            "groups:\n  a:\n    sms: [01023456701]\n",  # which YAML reads as 139353537
+            '3: groups.a.sms.0: expected text: write it between quotation marks, as in "010"',
+        ),
+        ("routes:\n  a: b\n", "1: routes: expected a list, as in [a, b]"),
+        ("groups:\n  a: 5\n", "2: groups.a: expected settings as `name: value` lines"),
     ],
 )
 def test_mistake_is_named_with_its_line_and_what_is_allowed(
@@ -274,6 +280,11 @@ def test_no_mistake_shows_a_secret(load: Load) -> None:
 def test_routes_that_share_no_alert_or_only_some_are_fine(load: Load, first: str, second: str) -> None:
     matchers = [f"  - {{matchers: ['{text}'], groups: default}}\n" for text in (first, second)]
     load("routes:\n" + "".join(matchers))
+
+
+def test_only_matcher_needs_no_list(load: Load) -> None:
+    (route,) = load("routes:\n  - {matchers: category=business, groups: default}\n").routes
+    assert [str(matcher) for some in route.matchers for matcher in some] == ['category="business"']
 
 
 def test_route_after_one_that_continues_is_reached(load: Load) -> None:

@@ -124,7 +124,7 @@ def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path) -> None
 
 def test_a_bad_secret_is_not_repeated_in_the_error(tmp_path: Path) -> None:
     assert problems(tmp_path, "mail:\n  password: [s3cret]\n") == [
-        "settings.yaml:2: mail.password: Input should be a valid string"
+        'settings.yaml:2: mail.password: expected text: write it between quotation marks, as in "010"'
     ]
 
 
