@@ -200,7 +200,9 @@ def _email(settings: ReceiverSettings) -> Finding:
     try:
         return Finding("email", True, Email(settings.email).check())
     except DeliveryError as error:
-        return Finding("email", False, f"{error}. Check SMTP_HOST, SMTP_PORT, SMTP_TLS, SMTP_USER and SMTP_PASSWORD.")
+        return Finding(
+            "email", False, f"{_bare(error)}. Check SMTP_HOST, SMTP_PORT, SMTP_TLS, SMTP_USER, SMTP_PASSWORD."
+        )
 
 
 def _slack(settings: ReceiverSettings, clocks: dict[str, timedelta]) -> Finding:
@@ -251,7 +253,8 @@ def _sms(settings: ReceiverSettings) -> Finding:
         return Finding(
             "sms",
             False,
-            f"{error}. Check ALIGO_API_KEY and ALIGO_USER_ID, and that this machine's address is registered at Aligo.",
+            f"{_bare(error)}. "
+            "Check ALIGO_API_KEY and ALIGO_USER_ID, and that this machine's address is registered at Aligo.",
         )
     if not balance.sms:
         return Finding("sms", False, "the balance does not pay for a single message: top it up at Aligo")
@@ -276,6 +279,11 @@ def _alertmanager(settings: ReceiverSettings, clocks: dict[str, timedelta]) -> I
         return
     yield Finding("alertmanager", True, f"{len(found)} of its routes lead to a webhook")
     yield judge_window(settings.dedup_window, found)
+
+
+def _bare(error: Exception) -> str:
+    """Without the full stop that some peers' own words end with."""
+    return str(error).rstrip(".")
 
 
 def _short(time: timedelta) -> str:

@@ -27,7 +27,7 @@ from receiver.store import Store
 from tests.databases import PostgreSQL
 from tests.receiver.conftest import new_database
 from tests.receiver.making import NOW
-from tests.receiver.sending import email_settings, slack_settings
+from tests.receiver.sending import email_settings, slack_settings, sms_settings
 from tests.receiver.serving import served
 
 SHIPPED = Path(__file__).parents[2] / "deploy" / "alertmanager" / "alertmanager.yml"
@@ -234,6 +234,15 @@ def test_slack_that_is_not_reached_is_a_fault_without_the_hook(tmp_path: Path) -
     settings = with_store(f"sqlite:///{tmp_path}/receiver.db", slack=SlackSettings(webhook_url=hook))
     assert told(settings)["slack"] == (
         "FAULT slack: 127.0.0.1:1 is not reached: ConnectionError. Check SLACK_WEBHOOK_URL and the firewall."
+    )
+
+
+def test_peers_own_words_are_told_with_what_to_do(tmp_path: Path, sandbox: Sandbox) -> None:
+    sandbox.misbehave(channel="aligo", stage="remain", body={"result_code": -101, "message": "인증오류입니다."})
+    settings = with_store(f"sqlite:///{tmp_path}/receiver.db", sms=sms_settings(sandbox))
+    assert told(settings)["sms"] == (
+        "FAULT sms: Aligo answered -101 인증오류입니다. Check ALIGO_API_KEY and ALIGO_USER_ID, "
+        "and that this machine's address is registered at Aligo."
     )
 
 
