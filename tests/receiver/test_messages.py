@@ -149,6 +149,11 @@ def test_sms_of_a_title_that_is_too_long_is_a_long_message() -> None:
     assert rendered(told, "sms")["text"] == f"[위험] {'가' * 60}\n{'나' * 60}"
 
 
+def test_sms_cuts_a_long_message_after_a_title_with_signs_that_carriers_lack() -> None:
+    told = notification(alert(summary="주문 연동 — 지연", description="나" * 60))
+    assert rendered(told, "sms")["text"] == f"[위험] 주문 연동 - 지연\n{'나' * 32}…"
+
+
 def shipped() -> list[dict[str, str]]:
     """The annotations of every alert that the rules' own tests expect."""
     files = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(RULES.glob("*.yml"))]

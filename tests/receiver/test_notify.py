@@ -111,7 +111,7 @@ def test_answer_says_what_is_still_being_tried_and_it_is(world: World) -> None:
     assert answer["results"] == {"email": True, "slack": False}
     assert answer["pending"] == ["slack"]
     assert answer["errors"] == {"slack": "Slack answered 500 rollup_error"}
-    assert answer["message"] == "일부 채널에 알림이 전송되었고 나머지는 계속 시도하고 있습니다"
+    assert answer["message"] == "일부 채널에 알림이 전송되었고 나머지는 아직 전송이 끝나지 않았습니다"
     world.sandbox.behave()
     assert world.settled(answer["notification"]) == {"email": "delivered", "slack": "delivered"}
 
@@ -232,7 +232,7 @@ def test_outcome_that_cannot_be_looked_up_is_pending_for_it_is_stored(
     monkeypatch.setattr(world.receiver, "tell", and_then_gone)
     status, answer = notify(world)
     assert (status, answer["success"], answer["pending"]) == (200, False, ["email", "slack"])
-    assert answer["message"] == "알림을 저장했고 전송을 계속 시도하고 있습니다"
+    assert answer["message"] == "알림을 저장했으며 아직 전송이 끝나지 않았습니다"
 
 
 # The tests
