@@ -16,6 +16,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy.engine import make_url
+
 from tests.benchmarks import peers
 from tests.benchmarks.measure import (
     Row,
@@ -185,7 +187,8 @@ def main() -> int:
     database = PostgreSQL()
     try:
         database.execute("ALTER ROLE owner PASSWORD 'bench'")
-        owner_url = f"postgresql://owner:bench@127.0.0.1:{database.port}/dispatch"
+        owner = make_url(database.url).set(username="owner", password="bench")
+        owner_url = owner.render_as_string(hide_password=False)
         rows = _measure(Bench(database, owner_url, program, run, options.quick), options.orders)
     finally:
         database.remove()

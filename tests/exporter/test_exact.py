@@ -253,10 +253,11 @@ def test_an_unknown_status_comes_and_goes_with_its_rows(postgresql: PostgreSQL) 
         "VALUES ('1', '1', 'DUAL', 'LEASED', true)"
     )
     assert statuses() == {"leased": 1}
-    postgresql.clear()
+    postgresql.execute("DELETE FROM vehicles")
     assert statuses() == {}
     assert source.collect(NOW, 5)[0].value("leased") == 0  # a word of the enum by now, like the others
     source.close()
+    postgresql.clear()
 
 
 def test_a_status_that_leaves_a_text_column_leaves_no_series(sqlite_site: Site) -> None:
