@@ -33,7 +33,7 @@ check: venv ## formatting, lint, types, secrets in the source, known faults of t
 	@$(SCANNED) | xargs -0 .venv/bin/detect-secrets-hook --baseline .secrets.baseline
 	@.venv/bin/python -m tests.audit
 
-bench-exporter: venv ## the exporter against its peers, as a table (BENCH=--quick: a minute or two)
+bench-exporter: venv ## the exporter against its peers, as a table, in twelve minutes (BENCH=--quick: three)
 	@deploy/setup.sh programs postgres prometheus-node-exporter prometheus-sql-exporter wrk
 	.venv/bin/python -m tests.benchmarks.exporter $(BENCH)
 
