@@ -31,6 +31,11 @@ def test_the_limits_are_those_in_force(name: str, unit: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", SECONDS)
+def test_the_most_connections_are_told(name: str) -> None:
+    assert f"{protocol.BURST:,}" in (FOLDER / name).read_text("utf-8")
+
+
 @pytest.mark.parametrize(("name", "unit"), SECONDS.items())
 def test_the_pauses_are_those_in_force(name: str, unit: str) -> None:
     text = " ".join((FOLDER / name).read_text("utf-8").split())
