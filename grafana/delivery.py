@@ -57,7 +57,7 @@ def _now() -> Panels:
     return (
         health_panel(
             "수신기",
-            "Prometheus가 수신기에 닿을 수 있는지입니다. 중단되면 문자와 Slack 알림이 나가지 않습니다.",
+            "Prometheus가 수신기에 닿을 수 있는지입니다. 중단되면 이메일, 문자, Slack 알림이 모두 나가지 않습니다.",
             target(f"min({series('up', RECEIVER)})", instant=True),
             UP,
             size=(3, 4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,8 @@ class _Doors:
                 for name in CHANNELS
             ],
             heartbeat=heartbeat.astimezone(settings.zone) if heartbeat is not None else None,
+            heartbeat_is_missing=heartbeat is not None
+            and datetime.now(UTC) - heartbeat >= settings.heartbeat.missing_after,
             firing=[
                 {"alert": one.alert, "state": one.state, "title": _title(one.alert), "heard_at": one.heard_at}
                 for one in firing[:_LISTED_ON_PAGE]

@@ -94,6 +94,9 @@ class _Layers:
         target: Any = self.values
         for key in path[:-1]:
             if not isinstance(target.get(key), dict):
+                if target.get(key) is not None:
+                    what = ".".join(map(str, path[: path.index(key) + 1]))
+                    self.problems.append(f"{self.origin(path)}: {what}: {_MESSAGES['model_type']}")
                 target[key] = {}
             target = target[key]
         target[path[-1]] = value

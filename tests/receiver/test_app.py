@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from deploy.demo.sandbox import Options, Sandbox
 from receiver.app import create_app
 from receiver.service import Receiver
-from receiver.settings import ReceiverSettings, RetrySettings
+from receiver.settings import HeartbeatSettings, ReceiverSettings, RetrySettings
 from serving.reload import Reload
 from tests.databases import PostgreSQL
 from tests.receiver.conftest import new_database
@@ -367,6 +367,18 @@ def test_page_shows_channels_and_outcomes_with_masked_recipients(world: World) -
         assert expected in answer.text
     assert "a@example.com" not in answer.text
     assert world.client.get("/static/receiver.css").headers["content-type"].startswith("text/css")
+
+
+@pytest.mark.parametrize(("missing_after", "said"), [("1h", False), ("1ms", True)])
+def test_page_says_when_the_heartbeat_is_missing(
+    sandbox: Sandbox, tmp_path: Path, missing_after: str, *, said: bool
+) -> None:
+    heartbeat = HeartbeatSettings.model_validate({"missing_after": missing_after})
+    with World(sandbox, tmp_path / "receiver.db", heartbeat=heartbeat) as world:
+        world.post(
+            body([payload_alert(severity="none", labels={"alertname": "ColdChainWatchdog", "severity": "none"})])
+        )
+        assert ("중단됨" in world.client.get("/").text) is said
 
 
 def test_page_says_that_a_channel_is_off(sandbox: Sandbox, tmp_path: Path) -> None:

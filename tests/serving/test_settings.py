@@ -122,6 +122,12 @@ def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path) -> None
     ]
 
 
+def test_a_section_that_is_none_is_told_even_where_the_environment_fills_it(tmp_path: Path) -> None:
+    assert problems(tmp_path, "pause: 1s\nmail: x\n", {"MAIL_PORT": "1"}) == [
+        "settings.yaml:2: mail: expected settings as `name: value` lines"
+    ]
+
+
 def test_a_bad_secret_is_not_repeated_in_the_error(tmp_path: Path) -> None:
     assert problems(tmp_path, "mail:\n  password: [s3cret]\n") == [
         'settings.yaml:2: mail.password: expected text: write it between quotation marks, as in "010"'
