@@ -9,8 +9,10 @@ import socket
 import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from email.message import EmailMessage
-from email.utils import format_datetime, parseaddr
+from email.header import Header
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+from email.utils import format_datetime, formataddr, parseaddr
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
@@ -24,8 +26,8 @@ __all__ = ["Addresses", "Email", "EmailSettings"]
 T = TypeVar("T")
 
 _ADDRESS = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[A-Za-z0-9.-]+")
-# 7-bit only, so that no server needs 8BITMIME; SMTP's policy refuses line ends within headers.
-_POLICY = email.policy.SMTP.clone(cte_type="7bit")
+_NO_HEADER = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_POLICY = email.policy.compat32.clone(linesep="\r\n", max_line_length=76)
 _IMPLICIT_TLS_PORT = 465
 
 
@@ -125,18 +127,20 @@ class Email:
     def _compose(self, message: Message, recipients: Sequence[str]) -> bytes:
         sender = self._settings.sender or ""
         domain = parseaddr(sender)[1].partition("@")[2]
-        mail = EmailMessage(policy=_POLICY)
-        mail["From"] = sender
-        mail["To"] = ", ".join(recipients)
-        mail["Subject"] = message.parts["subject"]
+        # The older of the library's two interfaces takes a quarter of the time; _header keeps the newer one's rule.
+        mail = MIMEMultipart("alternative")
+        mail["From"] = _header(formataddr(parseaddr(sender), "utf-8"))
+        mail["To"] = _header(", ".join(recipients))
+        mail["Subject"] = Header(_header(message.parts["subject"]), header_name="Subject").encode()
         mail["Date"] = format_datetime(datetime.now(UTC))
-        mail["Message-ID"] = f"<{message.id}@{domain}>"
+        mail["Message-ID"] = _header(f"<{message.id}@{domain}>")
         # A thread's first mail need not exist: mail programs gather what refers to the same one.
-        mail["In-Reply-To"] = mail["References"] = f"<{message.thread}@{domain}>"
+        mail["In-Reply-To"] = mail["References"] = _header(f"<{message.thread}@{domain}>")
         mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office reply, please
-        mail.set_content(message.parts["text"])
-        mail.add_alternative(message.parts["html"], subtype="html")
-        return mail.as_bytes()
+        for part, kind in (("text", "plain"), ("html", "html")):  # in base64, so that no server needs 8BITMIME
+            lines = message.parts[part].split("\n")
+            mail.attach(MIMEText("".join(f"{line}\r\n" for line in lines), kind, "utf-8"))
+        return mail.as_bytes(policy=_POLICY)
 
     def _begin(self) -> smtplib.SMTP:
         """A connection on which MAIL FROM was accepted."""
@@ -198,6 +202,13 @@ class Email:
             raise DeliveryError(f"no answer after the mail was handed over: {_words(error)}", uncertain=True) from None
         if code != 250:
             raise _refusal("mail", code, words)
+
+
+def _header(value: str) -> str:
+    """Raises ValueError where it would end the header and begin another."""
+    if _NO_HEADER.search(value):
+        raise ValueError("a header must not contain line ends or control characters")
+    return value
 
 
 def _failure(error: smtplib.SMTPException | OSError) -> DeliveryError:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
-from tests.benchmarks import peers
+from tests.benchmarks import peers, product
 from tests.benchmarks.measure import (
     Row,
     Target,
@@ -182,7 +182,7 @@ def main() -> int:
     tempfile.tempdir = str(options.cache)  # the database's files too: /tmp may be memory
     print(f"load average at the start: {os.getloadavg()[0]:.2f} (a disturbed machine tells nothing)", flush=True)
     _say("installing the exporter and query-exporter, each into an environment of its own")
-    program = peers.exporter_program(options.cache)
+    program = str(product.installed(options.cache) / "coldchain-exporter")
     peers.query_exporter_program(options.cache)
     database = PostgreSQL()
     try:
@@ -364,7 +364,7 @@ def proposed_indexes(bench: Bench) -> list[str]:
         capture_output=True,
         text=True,
         cwd=bench.run,
-        env=peers.environment({"DATABASE_URL": bench.database.url}),
+        env=product.environment({"DATABASE_URL": bench.database.url}),
     )
     return [line.strip() for line in done.stdout.splitlines() if line.strip().startswith("CREATE INDEX ")]
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
-import sys
 import venv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import yaml
 from sqlalchemy.engine import make_url
 
+from tests.benchmarks import product
 from tests.benchmarks.measure import Target
 from tests.databases import free_port
 from tests.programs import program
@@ -65,7 +64,7 @@ def started(
 ) -> Iterator[Target]:
     """A program of its own, ended at the end; what it says goes to a file. `settings` are environment variables."""
     with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment(settings))
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=product.environment(settings))
         try:
             yield Target(name, port, path, process.pid)
         finally:
@@ -75,25 +74,6 @@ def started(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Of a program that is installed: the path of these modules is no concern of its."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | dict(settings or {})
-
-
-def exporter_program(folder: Path) -> str:
-    """Installs ours as it is here with its locked packages, into an environment of its own as the peer has one."""
-    home = folder / "exporter"
-    lock = ROOT / "requirements.lock"
-    stamp = home / "requirements.lock"
-    install = [str(ROOT / "deploy" / "venv.sh"), str(home)]
-    python = environment({"PYTHON": sys.executable})
-    if not stamp.exists() or stamp.read_text() != lock.read_text():
-        subprocess.run([*install, "packages"], check=True, env=python)
-        stamp.write_text(lock.read_text())
-    subprocess.run([*install, "product"], check=True, env=python, stdout=subprocess.DEVNULL)
-    return str(home / "bin" / "coldchain-exporter")
 
 
 def node_exporter(folder: Path) -> contextlib.AbstractContextManager[Target]:

@@ -1,42 +1,32 @@
-"""The product's processes as its own lock installs them, where the developers' tools are installed as well."""
+"""The product as its locked packages install it, without what the developers' tools bring along and libraries load."""
 
 from __future__ import annotations
 
-import re
+import os
+import subprocess
 import sys
-from importlib.metadata import packages_distributions
+from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["command"]
+__all__ = ["environment", "installed"]
 
-_LOCK = Path(__file__).parents[2] / "requirements.lock"
-_RUN = (
-    "import runpy, sys; "
-    "sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(','))); "  # None: cannot be imported
-    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
-)
+ROOT = Path(__file__).parents[2]
 
 
-def command(module: str, *arguments: str) -> list[str]:
-    """How to run one of ours so that it finds no module that only the developers' tools have brought.
-
-    Libraries load what they find: structlog and Mako take rich and Pygments along, some 10 MB and a tenth of a second.
-    """
-    return [sys.executable, "-c", _RUN, ",".join(_foreign()), module, *arguments]
+def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Of a program that is installed: the path of these modules is no concern of its."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | dict(settings or {})
 
 
-def _foreign() -> list[str]:
-    ours = {_plain(name) for name in re.findall(r"^([A-Za-z0-9._-]+)==", _LOCK.read_text("utf-8"), re.MULTILINE)}
-    ours |= {"coldchain-monitor", "pip", "setuptools"}
-    return sorted(
-        module
-        for module, distributions in packages_distributions().items()
-        if not ours & {_plain(name) for name in distributions}
-        and module.isidentifier()
-        and module not in sys.stdlib_module_names
-        and module not in {"exporter", "receiver", "serving", "deploy", "grafana", "tests"}
-    )
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def installed(folder: Path) -> Path:
+    """Installs it as it is here into an environment of its own, and gives the folder of its programs."""
+    home = folder / "product"
+    lock = ROOT / "requirements.lock"
+    stamp = home / "requirements.lock"
+    install = [str(ROOT / "deploy" / "venv.sh"), str(home)]
+    python = environment({"PYTHON": sys.executable})
+    if not stamp.exists() or stamp.read_text() != lock.read_text():
+        subprocess.run([*install, "packages"], check=True, env=python)
+        stamp.write_text(lock.read_text())
+    subprocess.run([*install, "product"], check=True, env=python, stdout=subprocess.DEVNULL)
+    return home / "bin"
