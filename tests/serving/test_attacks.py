@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import psutil
@@ -307,6 +309,64 @@ def test_a_body_where_none_is_wanted_fills_no_memory(target: Target, path: str) 
 def test_nothing_but_the_pages_own_files_is_served(target: Target, path: str) -> None:
     received = target.ask(b"GET %s HTTP/1.1\r\n" % path.encode() + HOST + b"Connection: close\r\n\r\n")
     assert statuses(received) == [404]
+
+
+ORDINARY = (
+    b"GET /metrics HTTP/1.1\r\n" + HOST + b"Accept: text/plain\r\nAccept-Encoding: gzip;q=0.5\r\n\r\n",
+    b"GET /static/exporter.css HTTP/1.1\r\n" + HOST + b'Range: bytes=0-5,7-9\r\nIf-None-Match: "x"\r\n\r\n',
+    b"GET /api/v1/monitoring/metrics?period_hours=24 HTTP/1.1\r\n" + HOST + b'If-None-Match: W/"x"\r\n\r\n',
+    b"GET /api/v1/notifications?limit=5&before=3&status=firing HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"POST /webhook HTTP/1.1\r\n" + HOST + b'Content-Type: application/json\r\nContent-Length: 12\r\n\r\n{"a": [1,2]}',
+    b"POST /webhook HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b'5\r\n{"a":\r\n3\r\n 1}\r\n0\r\n\r\n',
+)
+ODD = (
+    b"\0", b"\r\n", b"\n", b"\r", b" ", b"\xff", b"%00", b"%2e%2e/", b"99999999999999999999", b"-1", b":", b"[", b"NaN",
+    b"Transfer-Encoding: chunked\r\n", b"Content-Length: 3\r\n", b"Connection: upgrade\r\nUpgrade: x\r\n",
+    b"Expect: 100-continue\r\n", b"\xe2\x80\xa8", b"1e999", b"HTTP/1.0",
+)  # fmt: skip
+
+
+def broken(chance: random.Random) -> bytes:
+    """A request with a few bytes too many, too few, or other ones."""
+    request = bytearray(chance.choice(ORDINARY))
+    for _ in range(chance.randint(1, 4)):
+        place = chance.randrange(len(request) + 1)
+        change = chance.choice(("more", "more", "fewer", "other"))
+        if change == "more":
+            request[place:place] = chance.choice(ODD)
+        elif change == "fewer":
+            del request[place : place + chance.randint(1, 8)]
+        else:
+            request[place : place + 1] = bytes([chance.randrange(256)])
+    return bytes(request)
+
+
+def test_broken_requests_are_no_fault_of_the_servers(target: Target) -> None:
+    chance = random.Random(7)
+    found: set[int] = set()
+    for _ in range(1000):
+        with target.connect() as connection, contextlib.suppress(OSError):
+            connection.sendall(broken(chance))
+            connection.settimeout(0.02)
+            found.update(statuses(connection.recv(200)))
+    assert {200, 400, 404} <= found
+    assert [status for status in found if status >= 500] == []
+    assert target.serves_others()
+
+
+def test_an_upload_by_curl_at_ten_bytes_a_second_is_cut_off(hasty: Target, tmp_path: Path) -> None:
+    body = tmp_path / "body"
+    body.write_bytes(b" " * 10_000_000)
+    slow = ("--limit-rate", "10", "--max-time", "60", "--data-binary", f"@{body}")
+    done = subprocess.run(
+        [program("curl"), "--silent", *slow, "-H", "Content-Type: application/json", hasty.url("/webhook")],
+        capture_output=True,
+        check=False,
+    )
+    # the exporter has no such door, and says so at once; the receiver ends it before curl would (28)
+    assert done.returncode in {"exporter": {0, 55, 56}, "receiver": {52, 55, 56}}[hasty.name]
+    assert hasty.serves_others()
 
 
 def test_a_page_runs_nothing_of_its_own_and_takes_nothing_from_elsewhere(target: Target) -> None:
