@@ -44,13 +44,6 @@ _LONGEST_DETAIL = 300
 _MOST_BYTES_AT_ONCE = 64 * 2**20
 _LARGE_BYTES = 2**16
 _ANSWER_SECONDS = 8.0  # Alertmanager waits for 10 at least; what is stored later is a duplicate when it tries again
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
 
 
 def create_app(receiver: Receiver, *, reload: Reload, allow_anonymous: bool = False) -> Starlette:
@@ -66,7 +59,7 @@ def create_app(receiver: Receiver, *, reload: Reload, allow_anonymous: bool = Fa
         yield
         await run_in_threadpool(receiver.stop)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/webhook", doors.webhook, methods=["POST"]),
             Route("/metrics", doors.metrics),
@@ -82,6 +75,8 @@ def create_app(receiver: Receiver, *, reload: Reload, allow_anonymous: bool = Fa
         exception_handlers={HTTPException: _refuse, StoreUnavailableError: _unavailable},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # its redirects name the scheme that a proxy before us speaks to us
+    return app
 
 
 class _Doors:
@@ -188,7 +183,7 @@ class _Doors:
             notifications=[record for record in latest if record.deliveries],
             zone=settings.zone,
         )
-        return HTMLResponse(text, headers=_HEADERS)
+        return HTMLResponse(text, headers={"Cache-Control": "no-store"})  # serving adds the rest
 
     def alerts(self, _request: Request) -> Response:
         zone = self._receiver.settings.zone

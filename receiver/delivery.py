@@ -144,6 +144,8 @@ class _Line:
         self.wake = threading.Event()
         """Set when there may be something to claim."""
         self.claimed: queue.SimpleQueue[Claim | None] = queue.SimpleQueue()
+        self.more = False
+        """Whether the last look found as many as there was room for."""
         self.open = 0
         """How many claims wait or are being sent."""
         self._lock = threading.Lock()
@@ -154,7 +156,7 @@ class _Line:
         with self._lock:
             if self.carrier.pause or gathering.rate is not None:
                 return 1 if self.open < workers else 0
-            return 2 * workers - self.open if self.open <= workers else 0
+            return 4 * workers - self.open if self.open <= 2 * workers else 0
 
     def changed(self, by: int) -> None:
         """Counts claims that came, or one that is done with."""
@@ -288,7 +290,9 @@ class Workers:
             busy_lanes=line.pace.busy(now),
             only=self._only,
             gathering=line.carrier.gathering,
+            look_first=not line.more,
         )
+        line.more = len(claims) == room > 1
         line.changed(len(claims))
         for claim in claims:
             line.pace.used(claim.lane, now)

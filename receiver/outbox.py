@@ -304,15 +304,17 @@ class Outbox:
         busy_lanes: Iterable[str] = (),
         only: int | None = None,
         gathering: Gathering = BY_GROUP,
+        look_first: bool = True,
     ) -> list[Claim]:
         """Takes on up to `limit` deliveries that are due, the most urgent and then the oldest first.
 
         Messages of one group to the same recipients keep their order: the end of an alert never arrives before it.
         What waits of one group becomes one message, and after failures or above the rate what waits for the same
         readers does; with a rate, `limit` is 1. `only` is the one notification to look at.
+        `look_first` spares the store a write where nothing may be due.
         """
         wanted = Wanted(channel, now, tuple(busy_lanes), only)
-        if not self._store.read(lambda connection: claiming.is_any_due(connection, wanted)):
+        if look_first and not self._store.read(lambda connection: claiming.is_any_due(connection, wanted)):
             return []
         taken = self._store.write(
             lambda connection: claiming.take(

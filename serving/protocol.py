@@ -69,6 +69,7 @@ class BoundedHttp(HttpToolsProtocol):
     """Closes a connection that keeps the server waiting: for a request, its end, or the reading of an answer."""
 
     _said_at: ClassVar[dict[str, float]] = {}
+    _looked_at: ClassVar[float] = -math.inf
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -176,8 +177,12 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _make_room(self) -> None:
         """Ends connections that have waited longest for their clients, but none that may be a request on its way."""
+        now = self.loop.time()
+        if now - BoundedHttp._looked_at < _PATIENCE_SECONDS / 10 and len(self.connections) < BURST:
+            return  # to look through thousands for each of thousands would cost more than they do
+        BoundedHttp._looked_at = now
         others = [one for one in self.connections if isinstance(one, BoundedHttp) and not one.aborted]
-        latest = self.loop.time() - (_PATIENCE_SECONDS if len(others) < BURST else 0)
+        latest = now - (_PATIENCE_SECONDS if len(others) < BURST else 0)
         waiting = [(one.waiting_since, one) for one in others if one is not self and one.waiting_since is not None]
         waiting = sorted((pair for pair in waiting if pair[0] <= latest), key=lambda pair: pair[0])
         for _, one in waiting[: max(len(others) - CONNECTIONS + 1, 0)]:
