@@ -30,7 +30,10 @@ check: venv ## formatting, lint, types, secrets in the source, known faults of t
 	.venv/bin/ruff format --check --quiet
 	.venv/bin/ruff check --quiet
 	.venv/bin/mypy
-	@$(SCANNED) | xargs -0 .venv/bin/detect-secrets-hook --baseline .secrets.baseline
+	@# on a copy, for the hook rewrites it where one of its entries is gone (3), which is no finding (1)
+	@copy=$$(mktemp) && cp .secrets.baseline $$copy && $(SCANNED) | xargs -0 sh -c \
+	  '.venv/bin/detect-secrets-hook --baseline "$$0" "$$@" >"$$0.said" || test $$? -eq 3 || { cat "$$0.said"; exit 1; }' $$copy; \
+	  code=$$?; rm -f $$copy $$copy.said; exit $$code
 	@.venv/bin/python -m tests.audit
 
 bench-exporter: venv ## the exporter against its peers, as a table, in twelve minutes (BENCH=--quick: three)
