@@ -17,8 +17,9 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +28,7 @@ import requests
 from dotenv import dotenv_values
 from supervisor.xmlrpc import SupervisorTransport
 
+from deploy.demo.company import DemoError, connect
 from deploy.prometheus.quicken import quicken
 
 PATIENCE = 90  # seconds that all of it may take to become healthy
@@ -36,12 +38,12 @@ TEMPERATURES = Path(__file__).parent.parent / "exporter" / "vehicle-temperature.
 
 @dataclass(frozen=True)
 class Program:
-    """One process of the chain: how it is started, and where it says that it is ready."""
+    """One process of the chain: how it is started, and how one sees that it is ready."""
 
     name: str
     command: list[str]
     port: int | None
-    ready: str | None
+    ready: Callable[[], bool]
     what: str
     environment: Mapping[str, str]
 
@@ -124,7 +126,7 @@ def _programs(options: argparse.Namespace, state: Path, environ: Mapping[str, st
                 "company",
                 [python, "-m", "deploy.demo.company", "run", "--database", str(state / "company.db"), *seed],
                 None,
-                None,
+                partial(_is_open, state / "company.db"),
                 "the demo's dispatch company, in an SQLite file",
                 {},
             )
@@ -137,7 +139,7 @@ def _programs(options: argparse.Namespace, state: Path, environ: Mapping[str, st
                 *("--http", f"127.0.0.1:{options.sandbox_port}", "--smtp", f"127.0.0.1:{options.smtp_port}"),
             ],
             options.sandbox_port,
-            f"{sandbox}/-/healthy",
+            partial(_answers, f"{sandbox}/-/healthy"),
             "what arrived: phone, Slack and mailbox",
             {},
         ),
@@ -148,7 +150,7 @@ def _programs(options: argparse.Namespace, state: Path, environ: Mapping[str, st
                 *(() if real_database else (f"--config.file={TEMPERATURES}",)),
             ],
             options.exporter_port,
-            f"http://127.0.0.1:{options.exporter_port}/-/ready",
+            partial(_answers, f"http://127.0.0.1:{options.exporter_port}/-/ready"),
             "exporter: metrics of host, database and business",
             {} if real_database else {"DATABASE_URL": f"sqlite:///{state / 'company.db'}"},
         ),
@@ -156,7 +158,7 @@ def _programs(options: argparse.Namespace, state: Path, environ: Mapping[str, st
             "receiver",
             [python, "-m", "receiver", f"--web.listen-address=127.0.0.1:{options.receiver_port}"],
             options.receiver_port,
-            f"http://127.0.0.1:{options.receiver_port}/-/ready",
+            partial(_answers, f"http://127.0.0.1:{options.receiver_port}/-/ready"),
             "receiver: what was told to whom, and what became of it",
             {"RECEIVER_DATABASE_URL": f"sqlite:///{state / 'receiver.db'}"} | channels,
         ),
@@ -173,7 +175,7 @@ def _programs(options: argparse.Namespace, state: Path, environ: Mapping[str, st
                     f"--web.listen-address=127.0.0.1:{options.prometheus_port}",
                 ],
                 options.prometheus_port,
-                f"http://127.0.0.1:{options.prometheus_port}/-/ready",
+                partial(_answers, f"http://127.0.0.1:{options.prometheus_port}/-/ready"),
                 "Prometheus: rules and history",
                 {},
             )
@@ -192,7 +194,7 @@ def _programs(options: argparse.Namespace, state: Path, environ: Mapping[str, st
                     "--cluster.listen-address=",
                 ],
                 options.alertmanager_port,
-                f"http://127.0.0.1:{options.alertmanager_port}/-/ready",
+                partial(_answers, f"http://127.0.0.1:{options.alertmanager_port}/-/ready"),
                 "Alertmanager: groups, silences",
                 {},
             )
@@ -336,7 +338,7 @@ def _wait_until_ready(programs: list[Program], supervisor: Supervisor, state: Pa
     while waiting:
         states = supervisor.states()
         for program in list(waiting.values()):
-            if states[program.name][0] == "RUNNING" and (program.ready is None or _answers(program.ready)):
+            if states[program.name][0] == "RUNNING" and program.ready():
                 print(f"  ready: {program.name}", flush=True)
                 del waiting[program.name]
             elif states[program.name][0] == "FATAL" or time.monotonic() > deadline:
@@ -352,6 +354,15 @@ def _answers(url: str) -> bool:
         return requests.get(url, timeout=2).status_code == 200
     except requests.RequestException:
         return False
+
+
+def _is_open(database: Path) -> bool:
+    """Whether the company has made up its past."""
+    try:
+        connect(database).close()
+    except DemoError:
+        return False
+    return True
 
 
 def _last_lines(state: Path, name: str, count: int = 12) -> str:

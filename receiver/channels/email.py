@@ -131,7 +131,8 @@ class Email:
         mail = MIMEMultipart("alternative")
         mail["From"] = _header(formataddr(parseaddr(sender), "utf-8"))
         mail["To"] = _header(", ".join(recipients))
-        mail["Subject"] = Header(_header(message.parts["subject"]), header_name="Subject").encode()
+        subject = Header(_header(message.parts["subject"]), header_name="Subject")
+        mail["Subject"] = subject  # type: ignore[assignment] # typeshed knows texts alone, which would be folded twice
         mail["Date"] = format_datetime(datetime.now(UTC))
         mail["Message-ID"] = _header(f"<{message.id}@{domain}>")
         # A thread's first mail need not exist: mail programs gather what refers to the same one.

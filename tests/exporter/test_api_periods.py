@@ -284,7 +284,8 @@ def test_a_period_that_times_out_is_ended_by_the_server(tmp_path: Path, postgres
             with running(tmp_path, ONCE, database_url=url) as exporter:
                 until(lambda: exporter.up().get("orders") == 1, "orders are there")
                 connection.execute(
-                    "CREATE OR REPLACE VIEW slow.orders AS SELECT orders.* FROM public.orders, pg_sleep(60)"
+                    "CREATE OR REPLACE VIEW slow.orders AS "
+                    "SELECT o.* FROM pg_sleep(60) LEFT JOIN public.orders o ON true"
                 )
                 with ThreadPoolExecutor() as pool:
                     answers = [pool.submit(metrics, exporter, 48) for _ in range(10)]

@@ -143,7 +143,7 @@ def test_a_slow_query_is_ended_by_postgresql_and_asked_less_often(
 ) -> None:
     with postgresql.connect() as connection:
         connection.execute("CREATE SCHEMA slow; GRANT USAGE ON SCHEMA slow TO coldchain_exporter")
-        connection.execute("CREATE VIEW slow.orders AS SELECT orders.* FROM public.orders, pg_sleep(60)")
+        connection.execute("CREATE VIEW slow.orders AS SELECT o.* FROM pg_sleep(60) LEFT JOIN public.orders o ON true")
         connection.execute("GRANT SELECT ON slow.orders TO coldchain_exporter")
     url = f"{postgresql.url}?options=-csearch_path%3Dslow,public"
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import email.policy
 from collections.abc import Iterator
@@ -61,6 +62,24 @@ def test_mail_needs_no_server_that_takes_eight_bits(sandbox: Sandbox) -> None:
     send(email_settings(sandbox))
     (mail,) = sandbox.messages("smtp")
     assert mail["raw"].isascii()
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "[INFO] [Slack 대신] 배차 대기 주문 많음",
+        "🟠 [WARNING] CPU 사용률 주의",
+        "[CRITICAL] " + "가나다라마바사 " * 20 + "끝",
+        "[CRITICAL] " + "plain words " * 15 + "end",
+        "x" * 200 + " 끝",
+        "👨‍👩‍👧 경고",
+    ],
+)
+def test_subject_arrives_as_it_was_written(sandbox: Sandbox, subject: str) -> None:
+    with contextlib.closing(Email(email_settings(sandbox))) as channel:
+        attempt(channel, message(headline=subject), MAILBOXES)
+    assert sandbox.messages("smtp")[0]["subject"] == subject
+    assert max(len(line) for line in sandbox.messages("smtp")[0]["raw"].splitlines()) <= 78
 
 
 def test_line_end_in_the_subject_adds_no_header(sandbox: Sandbox) -> None:
