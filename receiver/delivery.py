@@ -6,7 +6,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -214,16 +214,13 @@ class Workers:
         """Takes on nothing more, waits for what is being sent, and gives back what is not done in time."""
         deadline = time.monotonic() + within.total_seconds()
         self.retire()
-        for thread in self._threads:
+        for thread in self._threads[:-1]:  # all but the one that renews leases
             thread.join(max(0.0, deadline - time.monotonic()))
         begun, untouched = list(self._sending.copy().values()), list(self._taken.copy().values())
         if begun:
             log.warning("stopped while sending: to be sent again", deliveries=[claim.id for claim in begun])
-        try:
-            if begun or untouched:
-                self._outbox.release(begun, untouched, now=self._clock())
-        except StoreUnavailableError as error:
-            log.warning("deliveries not given back, their lease will end", error=str(error))
+        if begun or untouched:
+            self._give_back(begun, untouched)
 
     def finish(self, *, within: timedelta) -> None:
         """For those of one notification: waits until there is no more to do, and stops."""
@@ -259,7 +256,8 @@ class Workers:
         channel = line.carrier.open()
         while (claim := line.claimed.get()) is not None:
             if self._stopping.is_set():
-                continue  # stop() gives it back
+                self._give_back([], [claim])
+                continue
             self._sending[claim.id] = self._taken.pop(claim.id)
             try:
                 self._deliver(claim, line, channel)
@@ -330,12 +328,28 @@ class Workers:
         line.wake.wait(max(seconds, 0.01))
         line.wake.clear()
 
+    def _give_back(self, begun: Sequence[Claim], untouched: Sequence[Claim]) -> None:
+        try:
+            self._outbox.release(begun, untouched, now=self._clock())
+        except StoreUnavailableError as error:
+            log.warning("deliveries not given back, their lease will end", error=str(error))
+        for claim in untouched:
+            self._taken.pop(claim.id, None)
+
     def _renew(self) -> None:
+        """Its own leases alone, and after a retirement those of what is still being sent: any other is to end."""
         while not self._stopping.wait(_RENEW_SECONDS):
-            try:
-                self._outbox.renew(now=self._clock())
-            except StoreUnavailableError as error:
-                log.warning("leases not renewed", error=str(error))
+            self._renew_these([*self._taken.copy(), *self._sending.copy()])
+        while sending := list(self._sending.copy()):
+            self._renew_these(sending)
+            time.sleep(_RENEW_SECONDS)
+
+    def _renew_these(self, deliveries: Sequence[int]) -> None:
+        try:
+            if deliveries:
+                self._outbox.renew(deliveries, now=self._clock())
+        except StoreUnavailableError as error:
+            log.warning("leases not renewed", error=str(error))
 
 
 class _Pace:

@@ -327,13 +327,10 @@ class Outbox:
         """When the channel's next delivery is due or its lease ends; None where nothing waits."""
         return self._store.read(lambda connection: claiming.next_due(connection, channel))
 
-    def renew(self, *, now: datetime) -> None:
-        """Extends the lease on everything this process holds."""
-        statement = update(deliveries).where(_held_by(self._owner)).values(lease_until=now + self.lease)
-        if self._store.read(
-            lambda connection: connection.execute(select(exists().where(_held_by(self._owner)))).scalar()
-        ):
-            self._store.write(lambda connection: connection.execute(statement))
+    def renew(self, ids: Sequence[int], *, now: datetime) -> None:
+        """Extends the lease on those of these deliveries that this process holds."""
+        held = update(deliveries).where(_held_by(self._owner), deliveries.c.id.in_(ids))
+        self._store.write(lambda connection: connection.execute(held.values(lease_until=now + self.lease)))
 
     def finish(self, claim: Claim, settlement: Settlement, *, now: datetime) -> None:
         """Notes an attempt's outcome; where the lease was lost meanwhile, only what became of the recipients."""

@@ -290,12 +290,13 @@ def test_pages_of_other_origins_read_nothing_unless_they_are_configured() -> Non
 
 def test_refusals_and_304_may_be_read_by_those_pages_as_well() -> None:
     served = Served(None, ORIGIN)
-    for answer in (
-        served.get("metrics?period_hours=0", Origin=ORIGIN),
-        served.get("nothing", Origin=ORIGIN),
-        served.get("health", Origin=ORIGIN, If_None_Match="*"),
-    ):
-        assert answer.status_code in {422, 404, 304}
+    answers = {
+        422: served.get("metrics?period_hours=0", Origin=ORIGIN),
+        404: served.get("nothing", Origin=ORIGIN),
+        304: served.get("health", Origin=ORIGIN, If_None_Match="*"),
+    }
+    for status, answer in answers.items():
+        assert answer.status_code == status
         assert answer.headers["access-control-allow-origin"] == ORIGIN
 
 

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from deploy.demo.sandbox import Options, Sandbox
 from receiver.app import create_app
 from receiver.service import Receiver
-from receiver.settings import HeartbeatSettings, ReceiverSettings, RetrySettings
+from receiver.settings import HeartbeatSettings, ReceiverSettings, RetrySettings, StormSettings
 from serving.reload import Reload
 from tests.databases import PostgreSQL
 from tests.receiver.conftest import new_database
@@ -136,6 +136,21 @@ def test_body_over_the_limit_is_413(sandbox: Sandbox, tmp_path: Path) -> None:
     with world:
         assert world.post(b" " * 2_001) == (413, {"detail": "the body is over 2000 bytes"})
         assert world.post(critical().ljust(2_000))[0] == 200
+
+
+def test_what_was_claimed_and_not_begun_at_a_reload_is_sent_after_it(sandbox: Sandbox, tmp_path: Path) -> None:
+    slack = slack_settings(sandbox, pause="0s", workers=1)
+    storm = StormSettings.model_validate({"messages": 0})
+    with World(sandbox, tmp_path / "receiver.db", slack=slack, storm=storm) as world:
+        sandbox.misbehave(channel="slack", delay=0.4, accept=True)
+        for number in range(3):
+            alert = payload_alert(f"f{number}", severity="info")
+            assert world.post(body([alert], groupKey=f"{{}}:{{n={number}}}"))[0] == 200
+        until(lambda: sandbox.calls("slack"), "the first is on its way")
+        world.receiver.reload(world.settings)
+        sandbox.behave()
+        assert [world.settled(number) for number in (2, 3)] == [{"slack": "delivered"}] * 2
+        assert len(sandbox.messages("slack")) == 3
 
 
 def test_store_that_cannot_take_it_is_503_until_it_can(world: World) -> None:

@@ -285,8 +285,8 @@ def test_unanswered_delivery_knows_what_the_peer_calls_the_others(outbox: Outbox
 
 def test_renewed_lease_is_not_taken(outbox: Outbox, store: Store) -> None:
     add(outbox)
-    claim(outbox)
-    outbox.renew(now=NOW + outbox.lease / 2)
+    (held,) = claim(outbox)
+    outbox.renew([held.id], now=NOW + outbox.lease / 2)
     assert claim(Outbox(store, "two"), at=outbox.lease + SECOND) == []
 
 
