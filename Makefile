@@ -24,7 +24,8 @@ test: venv check ## everything that is tested, on the real programs
 	  curl systemd-analyze victoria-metrics
 	@# root alone can start an engine of its own; DOCKER_TESTS=0 leaves it out
 	@test $$(id -u) -ne 0 || test "$$DOCKER_TESTS" = 0 || deploy/setup.sh programs dockerd docker mmdebstrap nsenter ip
-	.venv/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@# twice as many at once as a small machine has cores, for they wait more than they work
+	.venv/bin/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
 
 check: venv ## formatting, lint, types, secrets in the source, known faults of the locked packages
 	.venv/bin/ruff format --check --quiet
