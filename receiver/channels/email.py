@@ -28,6 +28,7 @@ T = TypeVar("T")
 _ADDRESS = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[A-Za-z0-9.-]+")
 _NO_HEADER = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _POLICY = email.policy.compat32.clone(linesep="\r\n", max_line_length=76)
+_BOUNDARY = "=_part"  # RFC 2045, 6.7: what base64 never yields
 _IMPLICIT_TLS_PORT = 465
 
 
@@ -128,7 +129,7 @@ class Email:
         sender = self._settings.sender or ""
         domain = parseaddr(sender)[1].partition("@")[2]
         # The older of the library's two interfaces takes a quarter of the time; _header keeps the newer one's rule.
-        mail = MIMEMultipart("alternative")
+        mail = MIMEMultipart("alternative", boundary=_BOUNDARY)
         mail["From"] = _header(formataddr(parseaddr(sender), "utf-8"))
         mail["To"] = _header(", ".join(recipients))
         subject = Header(_header(message.parts["subject"]), header_name="Subject")

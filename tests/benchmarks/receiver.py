@@ -105,7 +105,7 @@ def our_receiver(programs: Path, folder: Path, channel: str, client: Client, smt
     store.read(lambda _connection: None)
     store.close()
     (folder / "receiver.yaml").write_text(
-        yaml.safe_dump({"slack": {"pause": "0s", "workers": 8}, "email": {"workers": 8}, "storm": {"messages": 0}})
+        yaml.safe_dump({"slack": {"pause": "0s", "workers": 16}, "email": {"workers": 16}, "storm": {"messages": 0}})
     )
     host, _, smtp_port = smtp.partition(":")
     environ = {
