@@ -30,7 +30,7 @@ from receiver.digest import Gathering
 from receiver.gathering import CRITICAL, admit, same_readers
 from receiver.notification import SEVERITIES, Alert, Notification, Severity
 from receiver.routing import Identity, identity
-from receiver.tables import OPEN_STATES, deliveries, is_held, is_open, notifications, recipients
+from receiver.tables import OPEN_STATES, comes_before, deliveries, is_held, is_open, notifications, recipients
 
 __all__ = [
     "Claim",
@@ -226,11 +226,7 @@ def _comes_after_another() -> ColumnElement[bool]:
     earlier = deliveries.alias("earlier")
     has_it = exists().where(recipients.c.delivery_id == earlier.c.id, recipients.c.state == "delivered")
     return exists().where(
-        earlier.c.thread == deliveries.c.thread,
-        earlier.c.channel == deliveries.c.channel,
-        earlier.c.audience == deliveries.c.audience,
-        earlier.c.lane == deliveries.c.lane,
-        earlier.c.id < deliveries.c.id,
+        comes_before(earlier),
         is_open(earlier),
         earlier.c.state != "held",
         or_(deliveries.c.urgency < CRITICAL, earlier.c.urgency >= deliveries.c.urgency),

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from receiver import digest
 from receiver.digest import Gathering, Lane
 from receiver.notification import SEVERITIES
-from receiver.tables import deliveries, insert_into, is_open, lanes, recipients
+from receiver.tables import comes_before, deliveries, insert_into, is_open, lanes, recipients
 
 __all__ = ["CRITICAL", "admit", "same_readers"]
 
@@ -190,11 +190,7 @@ def _follows_one(name: str, row: AnyRow, which: Callable[[FromClause], ColumnEle
     """Whether an earlier one of its group, other than `row`, is open and such."""
     earlier = deliveries.alias(name)
     return exists().where(
-        earlier.c.thread == deliveries.c.thread,
-        earlier.c.channel == deliveries.c.channel,
-        earlier.c.audience == deliveries.c.audience,
-        earlier.c.lane == deliveries.c.lane,
-        earlier.c.id < deliveries.c.id,
+        comes_before(earlier),
         earlier.c.id != row.id,
         is_open(earlier),
         which(earlier),

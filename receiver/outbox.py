@@ -19,6 +19,7 @@ from receiver.accepting import (
     KeyReusedError,
     NewDelivery,
     accept_all,
+    in_parts,
     insert_deliveries,
     note_time,
     positions_of,
@@ -66,7 +67,7 @@ AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 # In the table of heartbeats: times that all receivers on one store share.
 _LISTENED = "(listened)"
 _LISTENING_SINCE = "(listening since)"
-_AT_ONCE = 500  # rows asked for or deleted in one statement
+_AT_ONCE = 500  # rows deleted in one statement
 _HANDED_OVER_AT_ONCE = 50
 
 
@@ -280,15 +281,16 @@ class Outbox:
             positions: defaultdict[int, list[int]] = defaultdict(list)
             for notification_id, position in connection.execute(statement.where(alerts.c.firing)):
                 positions[notification_id].append(position)
-            told = connection.execute(
-                select(notifications.c.id, notifications.c.received_at, notifications.c.payload).where(
-                    notifications.c.id.in_(sorted(positions)[-_AT_ONCE:])
-                )
-            )
             found = []
-            for row in told:
-                whole = alertmanager.parse(row.payload.encode()).alerts
-                found += [Heard(whole[position], row.received_at) for position in positions[row.id]]
+            for some in in_parts(sorted(positions)):
+                told = connection.execute(
+                    select(notifications.c.id, notifications.c.received_at, notifications.c.payload).where(
+                        notifications.c.id.in_(some)
+                    )
+                )
+                for row in told:
+                    whole = alertmanager.parse(row.payload.encode()).alerts
+                    found += [Heard(whole[position], row.received_at) for position in positions[row.id]]
             return found
 
         return self._store.read(work)

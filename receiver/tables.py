@@ -22,6 +22,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     literal_column,
     text,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "OPEN_STATES",
     "REVISION",
     "alerts",
+    "comes_before",
     "deliveries",
     "heartbeats",
     "insert_into",
@@ -251,3 +253,14 @@ heartbeats = Table(
     Column("seen_at", Instant, nullable=False),
     sqlite_with_rowid=False,
 )
+
+
+def comes_before(earlier: FromClause) -> ColumnElement[bool]:
+    """Whether it, an alias of the deliveries, tells earlier of the same group to the same readers."""
+    return and_(
+        earlier.c.thread == deliveries.c.thread,
+        earlier.c.channel == deliveries.c.channel,
+        earlier.c.audience == deliveries.c.audience,
+        earlier.c.lane == deliveries.c.lane,
+        earlier.c.id < deliveries.c.id,
+    )

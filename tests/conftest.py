@@ -1,13 +1,15 @@
-"""What all tests share: the databases, and `--update-golden`."""
+"""What all tests share: the databases, a certificate, and `--update-golden`."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.databases import mariadb, postgresql, sqlite
+from tests.programs import program
 
 __all__ = ["mariadb", "postgresql", "sqlite"]
 
@@ -27,3 +29,15 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
         assert text == file.read_text(encoding="utf-8")
 
     return check
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """For localhost and 127.0.0.1, signed by itself; with its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    asked = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(cert)]
+    subprocess.run([program("openssl"), *asked.split(), *names, *files], check=True, capture_output=True)
+    return cert, key

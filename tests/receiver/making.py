@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from receiver.notification import Alert, Notification
+from receiver.outbox import Claim, Recipient
 from receiver.routing import Audience, Route, Routing
 
 NOW = datetime(2026, 1, 27, 13, 0, tzinfo=UTC)  # 22:00 in Seoul
@@ -56,6 +57,30 @@ def alert(
 def notification(*alerts: Alert, group_key: str = "{}:{}", truncated: int = 0, reason: str = "") -> Notification:
     """Of one critical alert if none is given."""
     return Notification(group_key=group_key, alerts=alerts or (alert(),), truncated=truncated, reason=reason)
+
+
+def claim(*states: str, addresses: Sequence[str] = "abcdef", **deviations: Any) -> Claim:
+    """A first attempt at a delivery by email, its recipients in these states."""
+    ordinary: dict[str, Any] = {
+        "id": 1,
+        "notification_id": 1,
+        "channel": "email",
+        "lane": "",
+        "audience": "default",
+        "locale": "ko",
+        "thread": "t",
+        "severity": "critical",
+        "attempts": 0,
+        "created_at": NOW,
+        "claimed_at": NOW,
+        "give_up_at": NOW + DAY,
+        "unanswered_since": None,
+        "recipients": tuple(
+            Recipient(n, address, state) for n, (address, state) in enumerate(zip(addresses, states, strict=False))
+        ),
+        "notification": notification(),
+    }
+    return Claim(**(ordinary | deviations))
 
 
 def payload(alerts: Sequence[dict[str, Any]] | None = None, **root: Any) -> dict[str, Any]:

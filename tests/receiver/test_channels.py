@@ -11,8 +11,7 @@ import pytest
 from deploy.demo.sandbox import Sandbox
 from receiver.channels import DeliveryError, Outcome
 from receiver.delivery import RetryPolicy, settle
-from receiver.outbox import Claim, Recipient
-from tests.receiver.making import DAY, NOW, notification
+from tests.receiver.making import NOW, claim
 from tests.receiver.sending import CHANNELS, attempt, message, taken
 
 POLICY = RetryPolicy(first=timedelta(seconds=5), longest=timedelta(minutes=10), jitter=0)
@@ -119,24 +118,8 @@ def to_aligo(case: Case) -> str:
 
 def settled(case: Case, outcome: Outcome | DeliveryError) -> Any:
     _, recipients, _ = CHANNELS[case.channel]
-    claim = Claim(
-        id=1,
-        notification_id=1,
-        channel=case.channel,
-        lane="",
-        audience="default",
-        locale="ko",
-        thread="t",
-        severity="critical",
-        attempts=0,
-        created_at=NOW,
-        claimed_at=NOW,
-        give_up_at=NOW + DAY,
-        unanswered_since=None,
-        recipients=tuple(Recipient(number, address, "waiting") for number, address in enumerate(recipients)),
-        notification=notification(),
-    )
-    return settle(claim, outcome, NOW, policy=POLICY, chance=0.5)
+    waiting = claim(*["waiting"] * len(recipients), addresses=recipients, channel=case.channel)
+    return settle(waiting, outcome, NOW, policy=POLICY, chance=0.5)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.channel} {case.does}")

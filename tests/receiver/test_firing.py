@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import wait
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 
 from deploy.demo.sandbox import Sandbox
 from receiver.firing import Alertmanager, Heard, Known, Unreachable, firing
-from receiver.outbox import Outbox
+from receiver.outbox import Addition, Outbox
 from receiver.routing import planner
 from receiver.settings import ReceiverSettings
 from serving.settings import parse_duration
@@ -129,6 +130,26 @@ def test_what_was_heard_long_ago_is_forgotten(outbox: Outbox) -> None:
 def test_heard_alert_is_as_it_was_told(outbox: Outbox) -> None:
     add(outbox, alert("a", summary="CPU 사용률 높음"))
     assert outbox.heard(since=NOW)[0].alert == alert("a", summary="CPU 사용률 높음")
+
+
+def test_none_is_forgotten_however_many_fire(outbox: Outbox) -> None:
+    told = [notification(alert(f"f{number}"), group_key=f"{{}}:{{n={number}}}") for number in range(501)]
+    stored = [
+        outbox.submit(
+            Addition.of(
+                one,
+                lambda _earlier: [],
+                now=NOW,
+                dedup_window=WINDOW,
+                give_up_after=DAY,
+                source="alertmanager",
+                asked=None,
+            )
+        )
+        for one in told
+    ]
+    wait(stored)
+    assert len(heard(outbox)) == 501
 
 
 # Asking Alertmanager

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -15,10 +15,11 @@ from pydantic import SecretStr
 from receiver.carriers import render
 from receiver.heartbeat import ALARM_NAME, Verdict, Watch, decide, in_zone
 from receiver.messages import Templates
-from receiver.outbox import Accepted, Claim, Filter, NotificationRecord, Outbox, Told, Watched
+from receiver.outbox import Accepted, Filter, NotificationRecord, Outbox, Told, Watched
 from receiver.settings import HeartbeatSettings, ReceiverSettings
 from receiver.store import Store
-from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, alert, notification
+from tests.outside import answering
+from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, alert, claim, notification
 from tests.waiting import until
 
 MINUTE = timedelta(minutes=1)
@@ -159,24 +160,8 @@ def test_alarm_tells_its_times_by_the_readers_clock(outbox: Outbox) -> None:
     (record,) = world.alarms()
     assert record.notification is not None
     settings = ReceiverSettings(groups={"branch": {"time_zone": "America/New_York"}})
-    claim = Claim(
-        id=1,
-        notification_id=record.id,
-        channel="email",
-        lane="",
-        audience="branch",
-        locale="ko",
-        thread="t",
-        severity="critical",
-        attempts=0,
-        created_at=NOW,
-        claimed_at=NOW,
-        give_up_at=NOW + DAY,
-        unanswered_since=None,
-        recipients=(),
-        notification=record.notification,
-    )
-    text = render(claim, settings, Templates()).parts["text"]
+    told_them = claim(audience="branch", notification=record.notification)
+    text = render(told_them, settings, Templates()).parts["text"]
     assert text.splitlines()[4:6] == [
         "마지막 신호: 2026-01-27 08:00:00 EST",
         "마지막으로 받은 알림: 2026-01-27 07:59:00 EST [CRITICAL] CPU 사용률 높음",
@@ -238,36 +223,25 @@ def test_of_two_receivers_that_decide_at_once_one_tells(store: Store) -> None:
 # Pinging
 
 
+@dataclass
 class Outside:
     """An outside watchdog: what it is asked, and what it answers."""
 
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.status = 200
-        outside = self
+    url: str = ""
+    status: int = 200
+    asked: list[str] = field(default_factory=list)
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outside.asked.append(self.path)
-                self.send_response(outside.status)
-                self.end_headers()
-
-            def log_message(self, *_arguments: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/ping/very-secret"
+    def answer(self, path: str, _headers: object) -> tuple[int, bytes]:
+        self.asked.append(path)
+        return self.status, b""
 
 
 @pytest.fixture
 def outside() -> Iterator[Outside]:
     made = Outside()
-    thread = threading.Thread(target=made.server.serve_forever, args=(0.05,))
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+    with answering(made.answer) as url:
+        made.url = f"{url}/ping/very-secret"
+        yield made
 
 
 def pinging(outbox: Outbox, outside: Outside) -> World:
@@ -293,17 +267,15 @@ def test_outside_watchdog_is_pinged_while_the_heartbeat_is_heard(outbox: Outbox,
     assert set(outside.asked) == {"/ping/very-secret"}
 
 
-def test_failing_ping_is_logged_once_and_without_its_address(
-    outbox: Outbox, outside: Outside, capfd: pytest.CaptureFixture[str]
-) -> None:
-    world = pinging(outbox, outside)
-    world.beat()
-    world.watch.look()
-    for status in (500, 500, 200, 200):
-        outside.status = status
-        world.watch.ping()
-    outside.server.server_close()
-    outside.server.shutdown()
+def test_failing_ping_is_logged_once_and_without_its_address(outbox: Outbox, capfd: pytest.CaptureFixture[str]) -> None:
+    outside = Outside()
+    with answering(outside.answer) as outside.url:
+        world = pinging(outbox, outside)
+        world.beat()
+        world.watch.look()
+        for status in (500, 500, 200, 200):
+            outside.status = status
+            world.watch.ping()
     world.watch.ping()
     told = [line for line in "".join(capfd.readouterr()).splitlines() if "outside" in line]
     assert [line.split("]")[1].strip() for line in told] == [

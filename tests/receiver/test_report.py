@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from receiver.outbox import Accepted, Filter, Outbox
 from receiver.report import ExporterError, Reporter, compose, due, fetch
 from receiver.settings import ReceiverSettings, ReportSettings
 from receiver.store import Store
+from tests.outside import answering
 from tests.receiver.test_app import World
 from tests.waiting import until
 
@@ -109,39 +109,25 @@ def test_other_language_reads_it_in_english() -> None:
 # Figures
 
 
+@dataclass
 class Exporter:
     """Answers `health` as it is told."""
 
-    def __init__(self) -> None:
-        self.status = 200
-        self.body: object = GUIDE
-        self.asked: list[tuple[str, str | None]] = []
-        exporter = self
+    url: str = ""
+    status: int = 200
+    body: object = field(default_factory=lambda: GUIDE)
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                exporter.asked.append((self.path, self.headers.get("Authorization")))
-                self.send_response(exporter.status)
-                self.end_headers()
-                body = exporter.body
-                self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
-
-            def log_message(self, *_arguments: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+    def answer(self, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        self.asked.append((path, headers.get("Authorization")))
+        return self.status, self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
 
 
 @pytest.fixture
 def exporter() -> Iterator[Exporter]:
     made = Exporter()
-    thread = threading.Thread(target=made.server.serve_forever, args=(0.05,))
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+    with answering(made.answer) as made.url:
+        yield made
 
 
 def test_figures_are_the_exporters(exporter: Exporter) -> None:

@@ -1,13 +1,13 @@
 """When to try again, and what an attempt makes of a delivery: pure tables."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from receiver.channels import DeliveryError
 from receiver.delivery import RetryPolicy, next_attempt, settle
-from receiver.outbox import Claim, Recipient
-from tests.receiver.making import DAY, NOW, notification
+from receiver.outbox import Claim
+from tests.receiver.making import DAY, NOW, claim
 
 POLICY = RetryPolicy(first=timedelta(seconds=5), longest=timedelta(minutes=10), jitter=0.2)
 BUSY = DeliveryError("busy")
@@ -55,30 +55,6 @@ def test_at_the_limit_nothing_is_tried_again(left: timedelta) -> None:
     assert after(3, left=left) is None
 
 
-def claim(*states: str, attempts: int = 0, left: timedelta = DAY, unanswered_since: datetime | None = None) -> Claim:
-    """A delivery to a, b, …, in these states."""
-    return Claim(
-        id=1,
-        notification_id=1,
-        channel="email",
-        lane="",
-        audience="default",
-        locale="ko",
-        thread="t",
-        severity="warning",
-        attempts=attempts,
-        created_at=NOW,
-        claimed_at=NOW,
-        give_up_at=NOW + left,
-        unanswered_since=unanswered_since,
-        recipients=tuple(Recipient(n, "abcdef"[n], state) for n, state in enumerate(states)),
-        notification=notification(),
-    )
-
-
-OVER = timedelta(0)
-
-
 @pytest.mark.parametrize(
     ("delivery", "outcome", "state", "recipients"),
     [
@@ -92,13 +68,13 @@ OVER = timedelta(0)
         (claim("delivered", "waiting"), {"b": None}, "delivered", ["delivered"]),
         (claim("delivered", "waiting"), {"b": GONE}, "partial", ["refused"]),
         (claim("refused", "waiting"), {"b": None}, "partial", ["delivered"]),
-        (claim("waiting", left=OVER), BUSY, "failed", ["refused"]),
-        (claim("delivered", "waiting", left=OVER), BUSY, "partial", ["refused"]),
+        (claim("waiting", give_up_at=NOW), BUSY, "failed", ["refused"]),
+        (claim("delivered", "waiting", give_up_at=NOW), BUSY, "partial", ["refused"]),
         (claim("waiting"), SILENT, "retrying", ["waiting"]),
-        (claim("waiting", left=OVER), SILENT, "uncertain", ["uncertain"]),
-        (claim("waiting", left=OVER, unanswered_since=NOW), BUSY, "uncertain", ["uncertain"]),
+        (claim("waiting", give_up_at=NOW), SILENT, "uncertain", ["uncertain"]),
+        (claim("waiting", give_up_at=NOW, unanswered_since=NOW), BUSY, "uncertain", ["uncertain"]),
         (claim("waiting", unanswered_since=NOW), GONE, "failed", ["refused"]),
-        (claim("delivered", "waiting", left=OVER), SILENT, "partial", ["uncertain"]),
+        (claim("delivered", "waiting", give_up_at=NOW), SILENT, "partial", ["uncertain"]),
     ],
 )
 def test_outcome_settles_the_delivery_and_each_recipient(
