@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import json
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deploy.demo.sandbox import Sandbox
+from tests.outside import answering
 from tests.receiver.test_process import Process
 from tests.receiver.test_report import GUIDE
 
@@ -85,30 +83,13 @@ def test_what_is_missing_is_named(process: Process, arguments: list[str], withou
     assert said(process, "test", *arguments) == (1, line)
 
 
-@contextlib.contextmanager
-def exporter() -> Iterator[str]:
+def exporter(_path: str, _headers: object) -> tuple[int, bytes]:
     """Answers as in the guide."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps(GUIDE).encode())
-
-        def log_message(self, *_arguments: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    return 200, json.dumps(GUIDE).encode()
 
 
 def test_report_is_mailed_now(process: Process, sandbox: Sandbox) -> None:
-    with exporter() as process.environment["EXPORTER_URL"]:
+    with answering(exporter) as process.environment["EXPORTER_URL"]:
         assert said(process, "report") == (0, "email: sent the report (healthy) to a@example.com, b@example.com\n")
         assert said(process, "report", "--to=boss@example.com") == (
             0,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import wait
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from receiver.routing import planner
 from receiver.settings import ReceiverSettings
 from serving.settings import parse_duration
 from tests.deploy.files import ALERTMANAGER
+from tests.outside import answering
 from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, alert, body, notification, payload_alert
 from tests.receiver.test_app import World
 from tests.waiting import until
@@ -160,25 +159,12 @@ def answers() -> Iterator[tuple[str, dict[str, Any]]]:
     """An address that answers with what the dictionary says."""
     answer: dict[str, Any] = {"status": 200, "body": []}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer["path"] = self.path
-            body = json.dumps(answer["body"]).encode()
-            self.send_response(answer["status"])
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def say(path: str, _headers: object) -> tuple[int, bytes]:
+        answer["path"] = path
+        return answer["status"], json.dumps(answer["body"]).encode()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/", answer
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with answering(say) as url:
+        yield f"{url}/", answer
 
 
 def api_alert(**status: object) -> dict[str, Any]:
