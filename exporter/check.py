@@ -10,24 +10,14 @@ from pathlib import Path
 from exporter.databases import DatabaseError, Failure
 from exporter.settings import ExporterSettings
 from exporter.sources import Plan
-from serving import address, web
-from serving.settings import ConfigError
+from serving import door
 
 __all__ = ["offline", "with_database"]
 
 
 def offline(options: argparse.Namespace, settings: ExporterSettings) -> Iterator[str]:
     """What needs no database to be found wrong, one line a problem."""
-    try:
-        place = address.parse(options.listen_address)
-        config = web.read(options.web_config_file) if options.web_config_file is not None else web.WebConfig()
-        problem = web.exposed(place, config)
-        if problem is not None and not options.allow_anonymous:
-            yield problem
-    except address.AddressError as error:
-        yield str(error)
-    except ConfigError as error:
-        yield from error.problems
+    yield from door.problems(options)
     if settings.sources.host.enabled:
         if not (Path(settings.path.procfs) / "stat").is_file():
             yield f"path.procfs: {settings.path.procfs} is no procfs: mount the host's /proc there, or leave it out"

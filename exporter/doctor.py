@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import http.client
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -32,7 +30,7 @@ from exporter.settings import ExporterSettings
 from exporter.sources import Plan, plans, tables
 from exporter.sources.host import HostSource
 from exporter.tables import Table, indexes, label
-from serving import address
+from serving import door
 
 __all__ = ["examine"]
 
@@ -45,9 +43,9 @@ def examine(options: argparse.Namespace, settings: ExporterSettings) -> Iterator
     """One finding after the other, as they come in."""
     problems = list(offline(options, settings))
     yield from (Finding("settings", Level.FAULT, problem) for problem in problems)
-    door = _door(options)
-    if door.text not in problems:
-        yield door
+    good, text = door.port(options, "exporter")
+    if text not in problems:
+        yield Finding("port", Level.OK if good else Level.FAULT, text)
     if settings.sources.host.enabled:
         yield _host(settings)
     if settings.database_url is None:
@@ -59,42 +57,6 @@ def examine(options: argparse.Namespace, settings: ExporterSettings) -> Iterator
         yield from _Database(settings, url, reader).examine()
     finally:
         reader.close()
-
-
-def _door(options: argparse.Namespace) -> Finding:
-    """Whether it could listen, or does already."""
-    try:
-        place = address.parse(options.listen_address)
-        address.bind(place).close()
-    except address.AddressError as error:
-        if _answers(options.listen_address):
-            return Finding("port", Level.OK, f"{options.listen_address}: the exporter is running there")
-        return Finding("port", Level.FAULT, str(error))
-    return Finding("port", Level.OK, f"{place} is free")
-
-
-def _answers(text: str) -> bool:
-    """Whether something healthy of ours listens there, in the clear or by TLS."""
-    try:
-        place = address.parse(text)
-    except address.AddressError:
-        return False
-    # whose certificate it is does not matter: only whether it is the exporter that holds the port
-    context = ssl._create_unverified_context()  # noqa: S323, SLF001 - nothing is sent but GET /-/healthy
-    host = place.host or "localhost"
-    for connection in (
-        http.client.HTTPConnection(host, place.port, timeout=2),
-        http.client.HTTPSConnection(host, place.port, timeout=2, context=context),
-    ):
-        try:
-            connection.request("GET", "/-/healthy")
-            if connection.getresponse().read(20) == b"Healthy\n":
-                return True
-        except (OSError, http.client.HTTPException):
-            continue
-        finally:
-            connection.close()
-    return False
 
 
 def _host(settings: ExporterSettings) -> Finding:

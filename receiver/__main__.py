@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from importlib.metadata import version
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command in reports:
         return reports[options.command](options, found)
     if options.command == "doctor":
-        return _examine(found)
+        return _examine(options, found)
     if options.command == "erase":
         return _erase(found, options.address)
     return _serve(options, found)
@@ -62,9 +63,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _examine(found: ReceiverSettings) -> int:
+def _examine(options: argparse.Namespace, found: ReceiverSettings) -> int:
     good = True
-    for finding in doctor.examine(found):
+    for finding in itertools.chain(doctor.examine_door(options, found), doctor.examine(found)):
         print(finding, flush=True)
         good = good and finding.good is not False
     return 0 if good else 1

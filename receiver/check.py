@@ -16,19 +16,20 @@ from receiver.examples import EXAMPLES
 from receiver.messages import PARTS, Templates, locales
 from receiver.service import worded
 from receiver.settings import ReceiverSettings
+from serving import door
 
 __all__ = ["run", "template_faults", "unused_templates"]
 
 
 def run(options: argparse.Namespace, settings: ReceiverSettings) -> int:
-    """0 where all is well, 1 where a template of the site's own is broken."""
+    """0 where all is well, 1 where it would not listen or a template of the site's own is broken."""
     for name, missing in settings.missing.items():
         print(f"{name}: {'off, not set: ' + ', '.join(missing) if missing else 'on'}")
     for place, text in warnings(settings):
         print(f"warning: {_origin(options.config_file, place)}: {'.'.join(map(str, place))}: {text}")
     for file in unused_templates(settings.templates_dir):
         print(f"warning: {file}: not used; templates are LANGUAGE/words.j2, and shared/ or LANGUAGE/ with {_names()}")
-    faults = list(template_faults(settings))
+    faults = [*door.problems(options, token=settings.token is not None), *template_faults(settings)]
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     if faults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,9 +22,19 @@ from receiver.outbox import Outbox
 from receiver.report import ExporterError
 from receiver.settings import HeartbeatSettings, ReceiverSettings
 from receiver.store import Store, StoreUnavailableError, read_url
+from serving import door
 from serving.settings import parse_duration
 
-__all__ = ["Finding", "Intervals", "examine", "intervals", "judge_clock", "judge_heartbeat", "judge_window"]
+__all__ = [
+    "Finding",
+    "Intervals",
+    "examine",
+    "examine_door",
+    "intervals",
+    "judge_clock",
+    "judge_heartbeat",
+    "judge_window",
+]
 
 _TIMEOUT_SECONDS = 5
 _CLOCKS_DIFFER = timedelta(seconds=10)  # a third of a lease; a Date header is good to a second
@@ -49,6 +60,15 @@ class Intervals:
     route: str
     group: timedelta
     repeat: timedelta
+
+
+def examine_door(options: argparse.Namespace, settings: ReceiverSettings) -> Iterator[Finding]:
+    """Whether it would listen as its flags say."""
+    problems = list(door.problems(options, token=settings.token is not None))
+    yield from (Finding("settings", False, problem) for problem in problems)
+    good, text = door.port(options, "receiver")
+    if text not in problems:
+        yield Finding("port", good, text)
 
 
 def examine(settings: ReceiverSettings) -> Iterator[Finding]:

@@ -252,6 +252,49 @@ def test_check_config_names_the_line_at_fault(sandbox: Sandbox, tmp_path: Path) 
     assert done.stderr == ("error: receiver.yaml:3: retry.first: write a duration such as 15s, 5m, 2h or 1d\n")
 
 
+EXPOSED = (
+    "--web.listen-address=0.0.0.0:0 is beyond loopback and no authentication is configured: give --web.config.file "
+    "with basic_auth_users (or a token), or allow it with --web.allow-anonymous"
+)
+
+
+@pytest.mark.parametrize(
+    ("flag", "problem"),
+    [
+        ("--web.listen-address=0.0.0.0:0", EXPOSED),
+        ("--web.listen-address=19111", "--web.listen-address=19111: write HOST:PORT, for example 127.0.0.1:19110"),
+        ("--web.config.file=none.yml", "none.yml: cannot be read: No such file or directory"),
+    ],
+)
+def test_check_config_and_doctor_tell_why_it_would_not_listen(
+    sandbox: Sandbox, tmp_path: Path, flag: str, problem: str
+) -> None:
+    process = Process(sandbox, tmp_path)
+    checked, examined = process.run(flag, "check-config"), process.run(flag, "doctor")
+    assert (checked.returncode, checked.stderr) == (1, f"error: {problem}\n")
+    assert (examined.returncode, examined.stdout.splitlines()[0]) == (1, f"FAULT settings: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment"),
+    [(["--web.allow-anonymous"], {}), ([], {"RECEIVER_TOKEN": "a-token"})],
+    ids=["who allows it", "who has a token"],
+)
+def test_check_config_lets_listen_anywhere(
+    sandbox: Sandbox, tmp_path: Path, flags: list[str], environment: dict[str, str]
+) -> None:
+    process = Process(sandbox, tmp_path, **environment)
+    done = process.run("--web.listen-address=0.0.0.0:0", *flags, "check-config")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_doctor_knows_the_port_that_the_receiver_holds(process: Process) -> None:
+    place = f"--web.listen-address={process.address}"
+    assert process.run(place, "doctor").stdout.splitlines()[0] == (
+        f"ok    port: {process.address}: the receiver is running there"
+    )
+
+
 def test_shipped_file_is_good(sandbox: Sandbox, tmp_path: Path) -> None:
     shipped = Path(__file__).parents[2] / "deploy" / "receiver" / "receiver.yaml"
     done = Process(sandbox, tmp_path).run(f"--config.file={shipped}", "check-config")
@@ -260,10 +303,11 @@ def test_shipped_file_is_good(sandbox: Sandbox, tmp_path: Path) -> None:
 
 def test_doctor_tries_everything_and_says_what_to_do(sandbox: Sandbox, tmp_path: Path) -> None:
     process = Process(sandbox, tmp_path, ALIGO_API_KEY="wrong")
-    done = process.run("doctor")
+    done = process.run("--web.listen-address=127.0.0.1:0", "doctor")
     assert done.returncode == 1
     lines = {line[6:].split(":")[0]: line[:6].strip() for line in done.stdout.splitlines()}
     assert lines == {
+        "port": "ok",
         "store": "ok",
         "heartbeat": "-",
         "email": "ok",
