@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import platform
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import structlog
@@ -16,7 +18,7 @@ from prometheus_client.registry import Collector
 from receiver.channels import DeliveryError, Outcome
 from receiver.channels.sms import Balance
 from receiver.delivery import Observer
-from receiver.outbox import Claim, Outbox, Settlement
+from receiver.outbox import Claim, Outbox, Settlement, Waiting
 from receiver.store import StoreUnavailableError
 from receiver.tables import OPEN_STATES
 
@@ -29,6 +31,7 @@ OUTCOMES = ("delivered", "partial", "uncertain", "retried", "merged", "suppresse
 _OUTCOME_OF_STATE = {"retrying": "retried"}
 # from what a person does not notice to what a night's outage makes of it
 _BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 14400, 86400)
+_PATIENCE_SECONDS = 2.5  # Prometheus waits for 10 by default, and the store is not all there is to tell
 
 
 class Metrics(Observer):
@@ -152,21 +155,24 @@ class Metrics(Observer):
 
 
 class _OutboxCollector(Collector):
-    """Asks the store on each scrape; what it cannot tell is absent."""
+    """Asks the store on each scrape; what it cannot tell, or not soon enough, is absent."""
 
     def __init__(self, outbox: Outbox, channels: Sequence[str]) -> None:
         self._outbox = outbox
         self._channels = channels
+        self._asking = threading.Lock()
+        self._asker = ThreadPoolExecutor(1, "metrics")
+        self._asked: Future[tuple[list[Waiting], datetime | None]] | None = None
 
     def describe(self) -> Iterator[Metric]:
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
         try:
-            waiting = self._outbox.waiting()
-            heartbeat = self._outbox.heartbeat()
-        except StoreUnavailableError as error:
-            log.warning("store unavailable", error=str(error))
+            waiting, heartbeat = self._ask().result(_PATIENCE_SECONDS)
+        except (StoreUnavailableError, TimeoutError) as error:
+            words = str(error) or f"no answer within {_PATIENCE_SECONDS:g} s"
+            log.warning("scraped without the store's numbers", error=words)
             return
         now = datetime.now(UTC)
         count = GaugeMetricFamily(
@@ -198,3 +204,10 @@ class _OutboxCollector(Collector):
                 "When ColdChainWatchdog was last heard",
                 value=heartbeat.timestamp(),
             )
+
+    def _ask(self) -> Future[tuple[list[Waiting], datetime | None]]:
+        """One question at a time: behind one that hangs no second one is begun, by whoever scrapes."""
+        with self._asking:
+            if self._asked is None or self._asked.done():
+                self._asked = self._asker.submit(lambda: (self._outbox.waiting(), self._outbox.heartbeat()))
+            return self._asked

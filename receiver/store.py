@@ -262,7 +262,9 @@ def _sqlite(url: URL, patience: int) -> Engine:
 
 def _postgresql(url: URL, patience: int) -> Engine:
     limits = f"-c statement_timeout={_STATEMENT_SECONDS}s -c lock_timeout={patience}s"
-    return create_engine(
+    from receiver.silence import bound  # noqa: PLC0415 - psycopg is there only where PostgreSQL is
+
+    engine = create_engine(
         url,
         connect_args={"connect_timeout": _LOCK_SECONDS, "options": limits, "application_name": "coldchain-receiver"},
         pool_pre_ping=True,
@@ -270,6 +272,7 @@ def _postgresql(url: URL, patience: int) -> Engine:
         max_overflow=5,
         pool_timeout=_LOCK_SECONDS,
     )
+    return bound(engine, _STATEMENT_SECONDS + 1)  # the server ends a statement by itself before
 
 
 def _migrate(engine: Engine) -> None:

@@ -15,12 +15,15 @@ __all__ = ["state_routes"]
 
 
 def state_routes(*, ready: Callable[[], str | None], reload: Reload) -> list[Route]:
-    """`ready` gives None, or the reason why not; the reason is served openly, so it holds no secret and no name."""
+    """`ready` gives None, or the reason why not; the reason is served openly, so it holds no secret and no name.
+
+    It may wait, for a store that is slow to answer: it is called in a thread.
+    """
 
     async def healthy(_request: Request) -> Response:
         return PlainTextResponse("Healthy\n")
 
-    async def is_ready(_request: Request) -> Response:
+    def is_ready(_request: Request) -> Response:
         reason = ready()
         return PlainTextResponse("Ready\n") if reason is None else PlainTextResponse(f"Not ready: {reason}\n", 503)
 
