@@ -160,7 +160,11 @@ def _programs(options: argparse.Namespace, state: Path, environ: Mapping[str, st
             options.receiver_port,
             partial(_answers, f"http://127.0.0.1:{options.receiver_port}/-/ready"),
             "receiver: what was told to whom, and what became of it",
-            {"RECEIVER_DATABASE_URL": f"sqlite:///{state / 'receiver.db'}"} | channels,
+            {
+                "RECEIVER_DATABASE_URL": f"sqlite:///{state / 'receiver.db'}",
+                "ALERTMANAGER_URL": f"http://127.0.0.1:{options.alertmanager_port}",
+                **channels,
+            },
         ),
     ]
     missing = []

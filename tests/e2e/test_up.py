@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -80,6 +81,8 @@ def test_an_incident_reaches_the_sandbox_and_ctrl_c_leaves_nothing(tmp_path: Pat
                 "the mail and the Slack message arrive",
                 150,
             )
+        alerts = f"http://127.0.0.1:{ports['receiver']}/api/v1/alerts"
+        until(lambda: httpx.get(alerts, trust_env=False).json()["alertmanager"] == "asked", "Alertmanager is asked")
     finally:
         up.send_signal(signal.SIGINT)
         code = up.wait(60)
