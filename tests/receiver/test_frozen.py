@@ -47,24 +47,22 @@ def scraped(process: Process) -> list[str]:
     return [name for name in OF_THE_STORE if name in answer.text]
 
 
-def test_scrape_is_answered_without_the_stores_numbers(process: Process, postgresql: PostgreSQL) -> None:
+def test_scrapes_are_answered_without_the_stores_numbers_and_leave_no_threads(
+    process: Process, postgresql: PostgreSQL
+) -> None:
     assert scraped(process) == list(OF_THE_STORE)
     postgresql.freeze()
     assert scraped(process) == []
+    before = threads(process)
+    assert [scraped(process) for _ in range(3)] == [[], [], []]
+    assert threads(process) <= before + 1  # one that has ended, or not quite
     postgresql.thaw()
     until(lambda: scraped(process) == list(OF_THE_STORE), "the numbers are back")
 
 
-def test_scrapes_of_a_frozen_store_leave_no_threads_behind(process: Process, postgresql: PostgreSQL) -> None:
-    postgresql.freeze()
-    scraped(process)
-    before = threads(process)
-    for _ in range(4):
-        scraped(process)
-    assert threads(process) <= before + 1  # one that has ended, or not quite
-
-
-def test_whoever_asks_the_store_hears_that_it_is_unavailable(process: Process, postgresql: PostgreSQL) -> None:
+def test_whoever_asks_the_store_hears_that_it_is_unavailable_and_holds_nobody_up(
+    process: Process, postgresql: PostgreSQL
+) -> None:
     told = {"title": "t", "message": "m", "level": "info", "channels": ["slack"]}
     asked = [
         ("GET", "/api/v1/notifications", None),
@@ -74,34 +72,28 @@ def test_whoever_asks_the_store_hears_that_it_is_unavailable(process: Process, p
         ("POST", "/api/v1/monitoring/notify", told),
     ]
     postgresql.freeze()
-    with ThreadPoolExecutor(len(asked)) as others:
-        answers = list(others.map(lambda one: process.client.request(one[0], one[1], json=one[2]), asked))
+    with ThreadPoolExecutor(len(asked) + 1) as others:
+        ready = others.submit(process.client.get, "/-/ready")
+        answers = [others.submit(process.client.request, method, path, json=body) for method, path, body in asked]
+        while not all(answer.done() for answer in (ready, *answers)):
+            assert process.client.get("/-/healthy", timeout=5).text == "Healthy\n"
     unavailable = (503, {"detail": "the store is unavailable: try again"})
-    assert [(answer.status_code, answer.json()) for answer in answers] == [unavailable] * len(asked)
+    assert [(one.result().status_code, one.result().json()) for one in answers] == [unavailable] * len(asked)
+    assert (ready.result().status_code, ready.result().text) == (503, "Not ready: the store is unavailable\n")
     page = process.client.get("/")
     assert page.status_code == 200
     assert "connection timeout expired" in page.text
 
 
-def test_readiness_is_denied_and_holds_nobody_up(process: Process, postgresql: PostgreSQL) -> None:
-    postgresql.freeze()
-    with ThreadPoolExecutor(1) as other:
-        asked = other.submit(process.client.get, "/-/ready")
-        while not asked.done():
-            assert process.client.get("/-/healthy", timeout=5).text == "Healthy\n"
-    assert (asked.result().status_code, asked.result().text) == (503, "Not ready: the store is unavailable\n")
-
-
-def test_what_was_under_way_fails_and_the_next_finds_the_server_as_it_is(postgresql: PostgreSQL) -> None:
+def test_what_was_under_way_fails_and_the_next_finds_the_server_that_goes_on(postgresql: PostgreSQL) -> None:
     store = Store(read_url(new_database(postgresql)))
     store.start()
     outbox = Outbox(store, "one")
     try:
         assert outbox.heartbeat() is None
         postgresql.freeze()
-        for _ in range(2):
-            with pytest.raises(StoreUnavailableError):
-                outbox.heartbeat()
+        with pytest.raises(StoreUnavailableError):
+            outbox.heartbeat()
         postgresql.thaw()
         assert outbox.heartbeat() is None
     finally:
