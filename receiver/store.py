@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 
@@ -280,9 +280,15 @@ def _migrate(engine: Engine) -> None:
     with engine.connect() as connection:
         if _revision(connection) == REVISION:
             return
-    with engine.connect().execution_options(writes=True) as connection, connection.begin():
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+    if engine.dialect.name == "sqlite":
+        with engine.connect().execution_options(writes=True) as connection, connection.begin():
+            _migrations().upgrade(connection)
+        return
+    # Without the limit on a statement: an index over years of history takes its time.
+    limits = {"connect_timeout": _LOCK_SECONDS, "options": f"-c lock_timeout={_LOCK_SECONDS}s"}
+    patient = create_engine(engine.url, poolclass=NullPool, connect_args=limits)
+    with patient.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
         _migrations().upgrade(connection)
 
 

@@ -88,6 +88,22 @@ def test_store_that_is_up_to_date_is_opened_without_alembic(sqlite_store: Store,
     assert done.stdout == "0 False\n"
 
 
+def test_migration_may_take_longer_than_any_other_statement(
+    postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade = migrations.upgrade
+
+    def slow(connection: Connection) -> None:
+        connection.execute(text("SELECT pg_sleep(2.5)"))  # an index over years of history
+        upgrade(connection)
+
+    monkeypatch.setattr("receiver.store._STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(migrations, "upgrade", slow)
+    with opened(new_database(postgresql)) as store:
+        write(store, "a")
+        assert names(store) == ["a"]
+
+
 def test_indexes_are_what_the_migrations_make(sqlite_store: Store, tmp_path: Path) -> None:
     statement = text("SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY name")
     engine = create_engine(f"sqlite:///{tmp_path}/plain.db")
