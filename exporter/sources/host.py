@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -114,7 +115,7 @@ class HostSource:
 
     def _file_systems(self, timeout: float) -> tuple[Family, ...]:
         shown = real(mounts(Path(self._paths.procfs)), self._disk.exclude_mountpoints, self._disk.exclude_types)
-        paths = {mount.mountpoint: self._seen(mount.mountpoint) for mount in shown}
+        paths = {_readable(mount.mountpoint): self._seen(mount.mountpoint) for mount in shown}
         spaces = self._spaces.measure(list(paths.values()), min(MOUNT_PATIENCE_SECONDS, timeout / 2))
         self._tell_silent({mountpoint for mountpoint, path in paths.items() if path in self._spaces.hanging})
         found = {mountpoint: spaces[path] for mountpoint, path in paths.items() if path in spaces}
@@ -156,17 +157,22 @@ class HostSource:
                 "coldchain_host_network_receive_bytes_total",
                 "Bytes received since boot.",
                 ("device",),
-                _by({name: counters.bytes_recv for name, counters in devices.items()}),
+                _by({_readable(name): counters.bytes_recv for name, counters in devices.items()}),
                 "counter",
             ),
             Family(
                 "coldchain_host_network_transmit_bytes_total",
                 "Bytes sent since boot.",
                 ("device",),
-                _by({name: counters.bytes_sent for name, counters in devices.items()}),
+                _by({_readable(name): counters.bytes_sent for name, counters in devices.items()}),
                 "counter",
             ),
         )
+
+
+def _readable(name: str) -> str:
+    r"""The name as a label can hold it: to the kernel it is bytes, and those that are no UTF-8 are written `\xff`."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _by(figures: Mapping[str, float]) -> dict[tuple[str, ...], float]:

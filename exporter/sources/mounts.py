@@ -51,7 +51,7 @@ def mounts(procfs: Path) -> list[Mount]:
 
 
 def _parse(text: str) -> Iterator[Mount]:
-    for line in text.splitlines():
+    for line in text.split("\n"):  # splitlines() ends lines at more than the kernel does
         # proc(5): id parent major:minor root mountpoint options [optional…] - type source superoptions
         fields, _, rest = line.partition(" - ")
         parts = fields.split(" ")

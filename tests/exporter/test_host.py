@@ -142,6 +142,24 @@ def test_the_root_file_system_is_looked_at_below_rootfs() -> None:
     assert sorted(shown) == [("/",), ("/mnt/hidden",), ("/mnt/nas",), ("/mnt/배차 자료",), ("/srv",)]
 
 
+def test_names_that_are_no_utf8_are_shown_escaped_and_spoil_no_scrape(procfs: Path) -> None:
+    line = b"36 27 254:9 / /mnt/\xc7\xd1\xb1\xdb rw - ext4 /dev/vdb rw\n"  # a share that was named in EUC-KR
+    (procfs / "1" / "mountinfo").write_bytes(line)
+    device = b" wan\xff: 7 0 0 0 0 0 0 0 8 0 0 0 0 0 0 0\n"
+    (procfs / "net" / "dev").write_bytes(b"Inter-|   Receive\n face |bytes\n" + device)
+    asked: list[bytes] = []
+
+    def note(path: str) -> Space:
+        asked.append(os.fsencode(path))
+        return Space(100, 50, 50)
+
+    source = HostSource(PathSettings(procfs=str(procfs)), DISK, measure=note)
+    found = families(source)
+    assert asked == [b"/mnt/\xc7\xd1\xb1\xdb"]
+    assert set(found["coldchain_host_filesystem_size_bytes"].samples) == {("/mnt/\\xc7ѱ\\xdb",)}
+    assert set(found["coldchain_host_network_receive_bytes_total"].samples) == {(r"wan\xff",)}
+
+
 def test_a_mount_that_hangs_costs_its_own_figures_and_is_not_asked_again_until_it_answers() -> None:
     answers = threading.Event()
     asked: list[str] = []
