@@ -57,6 +57,10 @@ class Columns:
 # the words that PostgreSQL's and MariaDB's drivers use, for the hint alone: elsewhere codes decide
 _HINTS = (
     (
+        r"option of DATABASE_URL|invalid (connection option|\w+ value|port number|integer value)",
+        "check what DATABASE_URL says behind its ?",
+    ),
+    (
         r"'cryptography' package",
         "pip install cryptography, use TLS (?ssl_ca=FILE), or have the user log in by mysql_native_password",
     ),
@@ -126,6 +130,10 @@ class Dialect(ABC):
     # -- connections --------------------------------------------------------------------------------------------------
 
     probe = "SELECT 1"
+
+    def options(self) -> frozenset[str] | None:
+        """What may stand behind the `?` of DATABASE_URL; None where nothing there counts."""
+        return None
 
     @abstractmethod
     def engine(self, url: sqlalchemy.URL, timeout: float) -> sqlalchemy.Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import socket
 from collections.abc import Sequence
@@ -22,6 +23,11 @@ _COLUMNS = sqlalchemy.text("""
 SELECT column_name, data_type, column_type FROM information_schema.columns
 WHERE table_schema = database() AND table_name = :table
 """)
+
+_SQLALCHEMY_OPTIONS = frozenset({"ssl_ca", "ssl_capath", "ssl_cert", "ssl_check_hostname", "ssl_cipher", "ssl_key"})
+"""What SQLAlchemy makes PyMySQL's `ssl` of."""
+
+_NO_TEXT_OPTIONS = frozenset({"auth_plugin_map", "conv", "cursorclass", "defer_connect", "ssl"})
 
 
 class MySQL(Dialect):
@@ -45,6 +51,12 @@ class MySQL(Dialect):
         if kinds.get("status", ("", ""))[0] == "enum":
             statuses = tuple(word.replace("''", "'") for word in re.findall(r"'((?:[^']|'')*)'", kinds["status"][1]))
         return Columns(frozenset(name for name, (kind, _) in kinds.items() if kind == "datetime"), statuses)
+
+    def options(self) -> frozenset[str] | None:
+        import pymysql.connections  # noqa: PLC0415 - the driver is there only where it is needed
+
+        taken = frozenset(inspect.signature(pymysql.connections.Connection).parameters)
+        return (taken | _SQLALCHEMY_OPTIONS) - _NO_TEXT_OPTIONS
 
     def engine(self, url: sqlalchemy.URL, timeout: float) -> sqlalchemy.Engine:
         engine = sqlalchemy.create_engine(
@@ -104,7 +116,10 @@ class MySQL(Dialect):
 
 def _connect(dbapi: Any, arguments: Sequence[Any], options: dict[str, Any]) -> Any:
     """A connection over a socket that notices a dead network within half a minute; PyMySQL's own never does."""
-    connection = dbapi.connect(*arguments, **options, defer_connect=True)
+    try:
+        connection = dbapi.connect(*arguments, **options, defer_connect=True)
+    except (TypeError, ValueError, AttributeError, OSError) as error:  # a charset unknown to it, a CA file not there
+        raise dbapi.OperationalError(2000, f"an option of DATABASE_URL cannot be used: {error}") from None
     link = None if options.get("unix_socket") else _link(dbapi, options)
     try:
         connection.connect(link)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy
@@ -34,6 +35,11 @@ class PostgreSQL(Dialect):
         statuses = next((tuple(labels) for name, _, labels in rows if name == "status" and labels), None)
         return Columns(frozenset(name for name, naive, _ in rows if naive), statuses)
 
+    def options(self) -> frozenset[str] | None:
+        import psycopg  # noqa: PLC0415 - the driver is there only where it is needed
+
+        return frozenset(option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults())
+
     def engine(self, url: sqlalchemy.URL, timeout: float) -> sqlalchemy.Engine:
         return sqlalchemy.create_engine(
             url,
@@ -42,6 +48,7 @@ class PostgreSQL(Dialect):
             use_native_hstore=False,  # saves a look into the catalogue at each connection
             connect_args={
                 "application_name": "coldchain-exporter",
+                "client_encoding": "utf8",  # where the server has none (SQL_ASCII), text would come as bytes
                 "connect_timeout": max(2, int(timeout / 2)),  # libpq takes whole seconds, two at least
                 "prepare_threshold": None,  # pgbouncer in transaction pooling knows no prepared statements
                 # a network that has died is noticed within half a minute; a frozen server still answers these
@@ -84,7 +91,8 @@ class PostgreSQL(Dialect):
             )
         if state == "40001":  # on a replica, "conflict with recovery"
             return DatabaseError(message, Failure.BUSY, "hot_standby_feedback = on spares the replica's readers this")
-        if state[:2] in {"08", "53", "57", "58", "28", "3D"} or error.connection_invalidated or not state:
+        nothing_said = not state and not _is_about_data(error.orig)
+        if state[:2] in {"08", "53", "57", "58", "28", "3D"} or error.connection_invalidated or nothing_said:
             return DatabaseError(message, Failure.UNREACHABLE, hint_for(message))
         hint = {
             "42P01": "is this the dispatch database, and its schema in the role's search_path?",
@@ -92,3 +100,8 @@ class PostgreSQL(Dialect):
             "42501": "grant what deploy/sql/postgresql.sql grants",
         }.get(state, "")
         return DatabaseError(message, Failure.REFUSED, hint)
+
+
+def _is_about_data(error: Any) -> bool:
+    """Whether the driver itself objects to what it got, such as to a timestamp `infinity`: the connection is well."""
+    return "DataError" in {kind.__name__ for kind in type(error).__mro__}  # of psycopg, or a session's psycopg2

@@ -15,13 +15,13 @@ from exporter.databases.sqlite import SQLite
 
 __all__ = ["dialect_for", "open_reader", "parse_url"]
 
-# what the scheme says: SQLAlchemy's driver, the module it needs, and the extra that brings it
+# what the scheme says: SQLAlchemy's driver, the module it needs, the extra that brings it, and its option for TLS
 _KINDS = {
-    "postgresql": ("postgresql+psycopg", "psycopg", "postgresql"),
-    "postgres": ("postgresql+psycopg", "psycopg", "postgresql"),
-    "mysql": ("mysql+pymysql", "pymysql", "mysql"),
-    "mariadb": ("mysql+pymysql", "pymysql", "mysql"),
-    "sqlite": ("sqlite", "sqlite3", ""),
+    "postgresql": ("postgresql+psycopg", "psycopg", "postgresql", "sslmode=require"),
+    "postgres": ("postgresql+psycopg", "psycopg", "postgresql", "sslmode=require"),
+    "mysql": ("mysql+pymysql", "pymysql", "mysql", "ssl_ca=FILE"),
+    "mariadb": ("mysql+pymysql", "pymysql", "mysql", "ssl_ca=FILE"),
+    "sqlite": ("sqlite", "sqlite3", "", ""),
 }
 
 
@@ -33,7 +33,7 @@ def parse_url(text: str) -> sqlalchemy.URL:
             "not a database URL; write postgresql://USER:PASSWORD@HOST/NAME, mysql://USER:PASSWORD@HOST/NAME "
             "or sqlite:////PATH"
         )
-    driver, module, extra = _KINDS[scheme]
+    driver, module, extra, tls = _KINDS[scheme]
     try:
         url = sqlalchemy.make_url(text)
     except (sqlalchemy.exc.ArgumentError, ValueError):
@@ -47,7 +47,16 @@ def parse_url(text: str) -> sqlalchemy.URL:
         raise ValueError("the URL names no database" if scheme != "sqlite" else "give the file's path: sqlite:////PATH")
     if scheme == "sqlite" and (url.database == ":memory:" or url.database.startswith("file:")):
         raise ValueError("give the SQLite file's plain path: sqlite:////PATH")
-    return url.set(drivername=driver)
+    url = url.set(drivername=driver)
+    if url.port is not None and not 0 < url.port < 65536:
+        raise ValueError("the URL's port is none: a number from 1 to 65535")
+    options = dialect_for(url.get_backend_name()).options()
+    if options is not None and (unknown := sorted(url.query.keys() - options)):
+        raise ValueError(
+            f"the URL's option {unknown[0]} is another driver's than {module}'s: take it out"
+            + (f" (for TLS write {tls})" if "ssl" in unknown[0] else "")
+        )
+    return url
 
 
 def dialect_for(name: str) -> Dialect:

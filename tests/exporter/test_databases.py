@@ -68,6 +68,8 @@ def unreachable() -> Iterator[int]:
         ("mariadb+aiomysql://u:p@db/dispatch", "mysql+pymysql://u:p@db/dispatch"),
         ("sqlite:////srv/dispatch.db", "sqlite:////srv/dispatch.db"),
         ("sqlite+aiosqlite:///dispatch.db", "sqlite:///dispatch.db"),
+        ("postgresql://db/d?sslmode=require&host=db2", "postgresql+psycopg://db/d?host=db2&sslmode=require"),
+        ("mysql://db/d?charset=utf8mb4&ssl_ca=a.pem", "mysql+pymysql://db/d?charset=utf8mb4&ssl_ca=a.pem"),
     ],
 )
 def test_urls_of_the_system_are_taken_with_drivers_of_ours(given: str, understood: str) -> None:
@@ -83,6 +85,10 @@ def test_urls_of_the_system_are_taken_with_drivers_of_ours(given: str, understoo
         ("postgresql://u:secret@db", "the URL names no database"),
         ("sqlite://", "give the file's path"),
         ("sqlite:///:memory:", "plain path"),
+        ("postgresql://u:secret@db:99999/d", "a number from 1 to 65535"),
+        ("postgresql+asyncpg://u:secret@db/d?ssl=require", r"option ssl is .* take it out \(for TLS write sslmode="),
+        ("mysql+aiomysql://u:secret@db/d?ssl=true", r"option ssl is .* take it out \(for TLS write ssl_ca=FILE\)"),
+        ("mysql://u:secret@db/d?echo=sec", "option echo is another driver's than pymysql's: take it out$"),
     ],
 )
 def test_urls_that_cannot_be_used_are_refused_without_repeating_them(given: str, message: str) -> None:
@@ -124,6 +130,38 @@ def test_a_host_without_an_address_is_told(scheme: str) -> None:
     error = failure(f"{scheme}://u:secret@nowhere.invalid/dispatch")
     assert error.failure is Failure.UNREACHABLE
     assert error.hint == "check the host's name in DATABASE_URL"
+
+
+@pytest.mark.parametrize("option", ["charset=nonsense", "ssl_ca=/nowhere.pem"])
+def test_an_option_that_the_driver_cannot_use_is_told_without_a_traceback(option: str) -> None:
+    error = failure(f"mysql://u:secret@127.0.0.1/dispatch?{option}")
+    assert error.failure is Failure.UNREACHABLE
+    assert str(error).startswith("an option of DATABASE_URL cannot be used: ")
+    assert error.hint == "check what DATABASE_URL says behind its ?"
+
+
+@pytest.fixture
+def without_encoding(postgresql: PostgreSQL) -> Iterator[str]:
+    """The owner's URL of a database as a server makes it where the machine has no locale."""
+    name = "ascii"
+    postgresql.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
+    yield f"postgresql://owner@/{name}?host={postgresql.folder}&port={postgresql.port}"
+    postgresql.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_text_is_read_where_the_server_has_no_encoding(without_encoding: str) -> None:
+    reader = open_reader(parse_url(without_encoding), 4)
+    assert reader.read(lambda connection: connection.exec_driver_sql("SELECT '서울'").scalar_one(), 4) == "서울"
+    reader.close()
+    error = failure(without_encoding, r"SELECT E'\xb0\xa1'")  # in EUC-KR
+    assert error.failure is Failure.REFUSED
+    assert "invalid byte sequence" in str(error)
+
+
+def test_a_value_that_the_driver_cannot_read_says_nothing_of_the_connection(postgresql: PostgreSQL) -> None:
+    error = failure(postgresql.url, "SELECT CAST('infinity' AS timestamptz)")
+    assert error.failure is Failure.REFUSED
+    assert "timestamp too large" in str(error)
 
 
 def change(url: str, old: str, new: str) -> str:
