@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -51,6 +52,7 @@ class Settings(BaseModel):
 
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
+_LONGEST_SECONDS = 100 * _UNITS["y"]  # so that now minus a duration is a date still
 _DURATION = re.compile(r"(?:\d+(?:y|w|d|h|ms|m|s))+")
 _PART = re.compile(r"(\d+)(ms|y|w|d|h|m|s)")
 
@@ -59,13 +61,16 @@ def parse_duration(value: object) -> object:
     """A Prometheus duration (`15s`, `1h30m`, `250ms`) or seconds, as a timedelta; anything else raises ValueError."""
     if isinstance(value, timedelta):
         return value
+    seconds: float = math.nan
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?", value):
-        value = float(value)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return timedelta(seconds=value)
-    if isinstance(value, str) and _DURATION.fullmatch(value):
-        return timedelta(seconds=sum(int(number) * _UNITS[unit] for number, unit in _PART.findall(value)))
-    raise ValueError("write a duration such as 15s, 5m, 2h or 1d")
+        seconds = float(value)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = value
+    elif isinstance(value, str) and _DURATION.fullmatch(value):
+        seconds = sum(int(number) * _UNITS[unit] for number, unit in _PART.findall(value))
+    if not 0 <= seconds <= _LONGEST_SECONDS:
+        raise ValueError("write a duration such as 15s, 5m, 2h or 1d")
+    return timedelta(seconds=seconds)
 
 
 def _split(value: object) -> object:
@@ -127,7 +132,7 @@ def load(
     if config_file is not None:
         _read_file(layers, config_file, model)
     if dotenv is not None and dotenv.is_file():
-        _read_environment(layers, model, _text_only(dotenv_values(dotenv)), str(dotenv))
+        _read_environment(layers, model, _read_dotenv(layers, dotenv), str(dotenv))
     _read_environment(layers, model, environ, "environment")
     for name, value in (flags or {}).items():
         if value is not None:
@@ -145,8 +150,16 @@ def environment_names(model: type[BaseModel]) -> dict[str, Location]:
     return {name: path for path, name, _ in _environment_fields(model)}
 
 
-def _text_only(values: Mapping[str, str | None]) -> dict[str, str]:
-    return {name: value for name, value in values.items() if value is not None}
+def _read_dotenv(layers: _Layers, path: Path) -> dict[str, str]:
+    try:
+        return {name: value for name, value in dotenv_values(path).items() if value is not None}
+    except (OSError, UnicodeDecodeError) as error:
+        layers.problems.append(f"{path}: cannot be read: {_reason(error)}")
+        return {}
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str | None:
+    return error.strerror if isinstance(error, OSError) else "not UTF-8 text"
 
 
 def _candidates(annotation: Any) -> Iterator[Any]:
@@ -206,8 +219,7 @@ def _read_secret(layers: _Layers, path: Path, place: str) -> str | None:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        layers.problems.append(f"{place}: cannot read {path}: {reason}")
+        layers.problems.append(f"{place}: cannot read {path}: {_reason(error)}")
         return None
 
 

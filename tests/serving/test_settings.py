@@ -101,6 +101,11 @@ def test_a_secret_file_that_is_missing_is_named(tmp_path: Path) -> None:
             "settings.yaml:3: mail.port: Input should be a valid integer, unable to parse string as an integer",
         ),
         ("pause: soon\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
+        ("pause: -5\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
+        ("pause: .inf\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
+        ("pause: .nan\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
+        ("pause: 99999999999999999999\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
+        ("pause: 5000y\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
         ("groups:\n- name: a\n- wait: 5s\n", "settings.yaml:3: groups.1.name: Field required"),
         (
             "limits:\n  one:\n    name: a\n    weight: 1\n",
@@ -120,6 +125,13 @@ def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path) -> None
     assert problems(tmp_path, "", {"MAIL_PORT": "many"}) == [
         "MAIL_PORT: mail.port: Input should be a valid integer, unable to parse string as an integer"
     ]
+
+
+def test_a_dotenv_that_is_no_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"MAIL_HOST=\xb0\xa1\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Everything, environ={}, dotenv=tmp_path / ".env")
+    assert caught.value.problems == [f"{tmp_path}/.env: cannot be read: not UTF-8 text"]
 
 
 def test_a_section_that_is_none_is_told_even_where_the_environment_fills_it(tmp_path: Path) -> None:
