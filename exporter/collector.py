@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -49,7 +50,7 @@ def next_interval(
 
     `asked` is what the database worked on questions since the look before. `part` of the configured interval is enough.
     """
-    if not plan.loads_database:
+    if plan.database is None:
         return plan.interval
     return max(plan.interval * part, (cost(duration, error) + asked) / SHARE_OF_TIME)
 
@@ -92,14 +93,22 @@ class Collector:
         new = {plan.name: plan for plan in plans}
         previous = self._workers
         gone = {name: worker for name, worker in previous.items() if new.get(name) != worker.plan}
+        handed_on = {name for name in gone if name in new and new[name].database == gone[name].plan.database}
         for name, worker in gone.items():
             worker.stop()
-            self._outages.forget(name)
+            if name not in handed_on:
+                self._outages.forget(name)
         # all look at once when they begin, and then in turn, lest the database get the work of all at one time
         parts = {name: (place + 1) / len(new) for place, name in enumerate(new)}
         fresh = {
             name: _Worker(
-                plan, parts[name], self._board, self._outages, self._clock, lambda: self._max_age, previous.get(name)
+                plan,
+                parts[name],
+                self._board,
+                self._outages,
+                self._clock,
+                lambda: self._max_age,
+                previous[name].at_work if name in previous else None,
             )
             for name, plan in new.items()
             if name not in previous or name in gone
@@ -107,10 +116,15 @@ class Collector:
         self._workers = {name: fresh.get(name) or previous[name] for name in new}
 
         def apply(snapshot: Snapshot) -> Snapshot:
-            states = {
-                name: SourceState(name, plan.interval, plan.timeout) if name in fresh else snapshot.states[name]
-                for name, plan in new.items()
-            }
+            now = time.monotonic()
+            states = {}
+            for name, plan in new.items():
+                if name not in fresh:
+                    states[name] = snapshot.states[name]
+                elif name in handed_on:
+                    states[name] = snapshot.states[name].handed_on(plan.interval, plan.timeout, now)
+                else:
+                    states[name] = SourceState(name, plan.interval, plan.timeout)
             return replace(snapshot, states=MappingProxyType(states))
 
         self._board.change(apply)
@@ -138,7 +152,9 @@ class Collector:
             now = time.monotonic()
             for state in self._board.snapshot.states.values():
                 if state.overdue_at is not None and now >= state.overdue_at + HANGING_SECONDS:
-                    self._outages.failed(state.name, HANGS, HANGS_HINT, connection=True)
+                    worker = self._workers.get(state.name)
+                    database = worker is not None and worker.plan.database is not None
+                    self._outages.failed(state.name, HANGS, HANGS_HINT, connection=database)
             if now >= refreshed + PROCESS_SECONDS:
                 refreshed = now
                 self._show_process(tuple(self._process()))
@@ -193,6 +209,11 @@ class _Worker:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"source {plan.name}", daemon=True)
 
+    @property
+    def at_work(self) -> _Worker:
+        """Whom a successor has to wait for: itself, or its own predecessor, for whom it waits still."""
+        return self._predecessor or self
+
     def start(self) -> None:
         self._thread.start()
 
@@ -200,10 +221,20 @@ class _Worker:
         self._stopped.set()
         self.desk.close()
 
-    def _run(self) -> None:
-        if self._predecessor is not None:  # lest there be two connections; but one that hangs is not waited for
-            self._predecessor._thread.join(self._predecessor.plan.timeout)  # noqa: SLF001 - of its own kind
+    def _await_predecessor(self) -> None:
+        """Lest there be two connections; but one that hangs at another database is waited for no longer than it may."""
+        if self._predecessor is None:
+            return
+        plan, thread = self._predecessor.plan, self._predecessor._thread  # noqa: SLF001 - of its own kind
+        same = plan.database is not None and plan.database == self.plan.database
+        until = math.inf if same else time.monotonic() + plan.timeout
+        while thread.is_alive() and time.monotonic() < until and not self._stopped.is_set():
+            thread.join(0.1)
+        if not self._stopped.is_set():
             self._predecessor = None
+
+    def _run(self) -> None:
+        self._await_predecessor()
         source: Source | None = None
         while not self._stopped.is_set():
             source = source or self.plan.make()

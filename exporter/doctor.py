@@ -86,7 +86,7 @@ class _Database:
         self._reader = reader
         self._timeout = settings.default_timeout.total_seconds()
         self._catalogue = catalogue_for(url.get_backend_name())
-        self._plans = {plan.name: plan for plan in plans(settings) if plan.loads_database}
+        self._plans = {plan.name: plan for plan in plans(settings) if plan.database is not None}
         self._tables = [table for table in tables(settings) if table.name in self._plans]
 
     def examine(self) -> Iterator[Finding]:

@@ -17,6 +17,8 @@ __all__ = ["Board", "Snapshot", "SourceState"]
 WITHHELD_WHEN_DOWN = frozenset({"database"})
 """Sources whose last figure says nothing while they fail."""
 
+NO_ANSWER = "no answer within the time-out"
+
 
 @dataclass(frozen=True)
 class SourceState:
@@ -65,12 +67,28 @@ class SourceState:
     def trouble(self, now: float) -> str | None:
         """Why it has nothing to show, or fails at present; None where all is well."""
         if self.overdue_at is not None and now >= self.overdue_at:
-            return "no answer within the time-out"
+            return NO_ANSWER
         if self.error is not None:
             return f"{self.error} ({self.hint})" if self.hint else self.error
         if self.duration is None:
             return "not looked at yet"
         return None if self.fresh(now) else "what was found is too old"
+
+    def handed_on(self, interval: float, timeout: float, now: float) -> SourceState:
+        """To the source that takes its place, of other settings: whether it works, but nothing of what it found."""
+        begun = SourceState(self.name, interval, timeout)
+        up = self.up(now)
+        if up is None:
+            return begun
+        hangs = self.overdue_at is not None and now >= self.overdue_at
+        return replace(
+            begun,
+            succeeded_at=self.succeeded_at,
+            looked_at=self.looked_at,
+            duration=self.timeout if self.duration is None else self.duration,
+            error=NO_ANSWER if hangs else self.error,
+            hint="" if hangs else self.hint,
+        )
 
 
 @dataclass(frozen=True)

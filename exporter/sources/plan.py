@@ -49,9 +49,10 @@ class Plan:
     interval: float
     timeout: float
     basis: Hashable
-    """All that `make` depends on."""
+    """All that `make` depends on beside the database."""
     make: Callable[[], Source] = field(compare=False)
-    loads_database: bool = True
+    database: Hashable | None = None
+    """The one that it reads; None for what reads none."""
 
 
 def tables(settings: ExporterSettings) -> tuple[Table, Table, Table]:
@@ -71,26 +72,30 @@ def plans(settings: ExporterSettings, shared: Shared | None = None) -> tuple[Pla
     result = []
     shared = shared or Shared()
 
-    def add(name: str, own: SourceSettings, basis: Hashable, make: Callable[[float], Source], loads: bool) -> None:
+    def add(
+        name: str,
+        own: SourceSettings,
+        basis: Hashable,
+        make: Callable[[float], Source],
+        database: Hashable | None = settings.database_url,
+    ) -> None:
         interval = (own.interval or settings.default_interval).total_seconds()
         timeout = (own.timeout or settings.default_timeout).total_seconds()
         if own.enabled:
-            result.append(Plan(name, interval, timeout, basis, lambda: make(timeout), loads))
+            result.append(Plan(name, interval, timeout, basis, lambda: make(timeout), database))
 
     paths, disk = settings.path, settings.disk
-    add("host", settings.sources.host, (paths, disk), lambda _: HostSource(paths, disk), False)
+    add("host", settings.sources.host, (paths, disk), lambda _: HostSource(paths, disk), None)
     if settings.database_url is not None:
-        secret = settings.database_url
-        url = parse_url(secret.get_secret_value())
-        add("database", settings.sources.database, secret, lambda t: DatabaseSource(open_reader(url, t)), True)
+        url = parse_url(settings.database_url.get_secret_value())
+        add("database", settings.sources.database, (), lambda t: DatabaseSource(open_reader(url, t)))
 
         def add_table(own: SourceSettings, table: Table, *basis: Hashable) -> None:
             add(
                 table.name,
                 own,
-                (secret, settings.windows, settings.database_timezone, *basis),
+                (settings.windows, settings.database_timezone, *basis),
                 lambda t: TableSource(table, open_reader(url, t), settings.windows, settings.database_timezone),
-                True,
             )
 
         order_table, dispatch_table, vehicle_table = tables(settings)
@@ -98,7 +103,7 @@ def plans(settings: ExporterSettings, shared: Shared | None = None) -> tuple[Pla
         late = (settings.dispatches_overdue_after, settings.timezone)
         add_table(settings.sources.dispatches, dispatch_table, *late)
         add_table(settings.sources.vehicles, vehicle_table)
-        shared.resize(CONNECTIONS - sum(plan.loads_database for plan in result))
+        shared.resize(CONNECTIONS - sum(plan.database is not None for plan in result))
 
         patience = settings.default_timeout.total_seconds()
 
@@ -107,9 +112,8 @@ def plans(settings: ExporterSettings, shared: Shared | None = None) -> tuple[Pla
             add(
                 name,
                 query,
-                (secret, zone, patience, query),
+                (zone, patience, query),
                 lambda _: QuerySource(query, shared.reader(url, patience), zone),
-                True,
             )
 
         for name, query in settings.queries.items():

@@ -6,6 +6,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -48,8 +49,10 @@ class Fake:
         self.closed_in = threading.current_thread().name
 
 
-def plan(name: str, source: Source, *, basis: str = "", interval: float = 0.02, timeout: float = 5) -> Plan:
-    return Plan(name, interval, timeout, basis, lambda: source)
+def plan(
+    name: str, source: Source, *, basis: str = "", interval: float = 0.02, timeout: float = 5, database: str = "db"
+) -> Plan:
+    return Plan(name, interval, timeout, basis, lambda: source, database)
 
 
 def fails() -> float:
@@ -183,6 +186,59 @@ def test_a_source_that_ends_late_does_not_disturb_its_successor(board: Board, co
     assert dict(board.snapshot.states) == {}
 
 
+def test_a_reload_begins_no_look_behind_one_that_hangs_at_the_same_database(board: Board, collector: Collector) -> None:
+    released = threading.Event()
+    hanging = Fake(lambda: float(released.wait(30)))
+    with capture_logs() as entries:
+        collector.start([plan("database", hanging, basis="0")])
+        until(lambda: hanging.looks, "it hangs")
+        board.change_state("database", lambda state: replace(state, running_since=time.monotonic() - 7))
+        until(lambda: entries, "it is told")
+        successors = [Fake(lambda: 1) for _ in range(3)]
+        for number, successor in enumerate(successors):
+            collector.exchange([plan("database", successor, basis=f"{number + 1}")], max_age=5)
+            assert up(board) == {"database": False}
+            assert board.snapshot.states["database"].trouble(time.monotonic()) == "no answer within the time-out"
+        names = ["source database"] * 2  # the one that hangs, and the one that waits for it
+        until(lambda: [t.name for t in threading.enumerate() if t.name == names[0]] == names, "the others have ended")
+        assert [successor.looks for successor in successors] == [0, 0, 0]
+        released.set()
+        until(lambda: up(board)["database"], "it is up")
+        until(lambda: len(entries) > 1, "that is told as well")
+    assert [successor.looks > 0 for successor in successors] == [False, False, True]
+    assert [entry["event"] for entry in entries] == ["database unreachable", "database reachable again"]
+
+
+def test_a_source_that_hangs_at_another_database_is_waited_for_no_longer_than_its_time_out(
+    board: Board, collector: Collector
+) -> None:
+    released = threading.Event()
+    hanging, successor = Fake(lambda: float(released.wait(30))), Fake(lambda: 1)
+    with capture_logs():
+        collector.start([replace(plan("orders", hanging, database="old"), timeout=5)])
+        until(lambda: hanging.looks, "it hangs")
+        collector.exchange([plan("orders", successor, database="new")], max_age=5)
+        assert up(board) == {"orders": None}
+        until(lambda: successor.looks, "the new one is looked at", 20)
+    released.set()
+
+
+def test_a_reload_shows_neither_up_nor_down_anew(board: Board, collector: Collector) -> None:
+    good, bad = Fake(lambda: 1), Fake(fails)
+    with capture_logs() as entries:
+        collector.start([plan("good", good, interval=60), plan("bad", bad, interval=60)])
+        until(lambda: up(board) == {"good": True, "bad": False}, "both were looked at")
+        released = threading.Event()
+        later = Fake(lambda: float(released.wait(30)))
+        collector.exchange([plan("good", later, basis="1"), plan("bad", later, basis="1")], max_age=5)
+        assert up(board) == {"good": True, "bad": False}
+        assert board.snapshot.shown("good", time.monotonic()) is None  # it was found by other settings
+        released.set()
+        until(lambda: all(up(board).values()), "both are up")
+        until(lambda: len(entries) > 1, "that is told")
+    assert [entry["event"] for entry in entries] == ["source failed", "source recovered"]
+
+
 def test_sources_that_begin_together_do_not_look_together_again(board: Board, collector: Collector) -> None:
     looks: list[str] = []
     names = ("database", "orders", "dispatches")
@@ -230,7 +286,7 @@ DOWN = DatabaseError("refused", Failure.UNREACHABLE)
 def test_a_slow_source_takes_a_tenth_of_the_time_at_most(
     duration: float, error: DatabaseError | None, loads_database: bool, interval: float
 ) -> None:
-    made = Plan("orders", 15, 5, "", lambda: Fake(lambda: 1), loads_database)
+    made = Plan("orders", 15, 5, "", lambda: Fake(lambda: 1), "db" if loads_database else None)
     assert next_interval(made, duration, error) == interval
 
 
@@ -238,5 +294,5 @@ def test_a_slow_source_takes_a_tenth_of_the_time_at_most(
 def test_the_second_look_may_come_early_but_never_for_more_than_a_tenth_of_the_time(
     duration: float, seconds: float
 ) -> None:
-    made = Plan("orders", 15, 5, "", lambda: Fake(lambda: 1))
+    made = Plan("orders", 15, 5, "", lambda: Fake(lambda: 1), "db")
     assert next_interval(made, duration, None, part=0.25) == seconds
