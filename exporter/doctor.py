@@ -102,6 +102,7 @@ class _Database:
         yield from self._server(server)
         if server.clock is not None:
             yield judge_clock(server.clock, started, ended)
+        self._reader.close()  # the exporter may be running, and the role has few connections beside its five
         looks = {}
         for name, plan in self._plans.items():
             looks[name] = _look(plan)

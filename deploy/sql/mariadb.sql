@@ -3,7 +3,8 @@
 -- then DATABASE_URL=mysql://coldchain_exporter:…@HOST/dispatch (percent-encode the password).
 -- A read replica is the better place to look.
 
-SET @sql = CONCAT('CREATE USER coldchain_exporter@''%'' IDENTIFIED BY ', QUOTE(@password), ' WITH MAX_USER_CONNECTIONS 6');
+-- five connections for the exporter, and some for its doctor beside it
+SET @sql = CONCAT('CREATE USER coldchain_exporter@''%'' IDENTIFIED BY ', QUOTE(@password), ' WITH MAX_USER_CONNECTIONS 8');
 PREPARE statement FROM @sql;
 EXECUTE statement;
 DEALLOCATE PREPARE statement;

@@ -3,7 +3,8 @@
 -- then DATABASE_URL=postgresql://coldchain_exporter:…@HOST/dispatch (percent-encode the password).
 -- A read replica is the better place to look; the role is made on the primary all the same.
 
-CREATE ROLE coldchain_exporter LOGIN PASSWORD :'password' CONNECTION LIMIT 6;
+-- five for the exporter, and some for its doctor beside it
+CREATE ROLE coldchain_exporter LOGIN PASSWORD :'password' CONNECTION LIMIT 8;
 ALTER ROLE coldchain_exporter SET default_transaction_read_only = on;
 -- beside the exporter's own, which are shorter
 ALTER ROLE coldchain_exporter SET statement_timeout = '60s';

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import SecretStr
 
-from exporter.databases import DatabaseError, Failure
+from exporter.databases import CONNECTIONS, DatabaseError, Failure, open_reader, parse_url
 from exporter.databases.catalogue import catalogue_for
 from exporter.diagnosis import (
     Finding,
@@ -251,6 +251,23 @@ def test_all_is_well_with_the_role_that_ships(tmp_path: Path, database: PostgreS
     assert code == 0
 
 
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_the_role_that_ships_has_connections_for_the_exporter_and_the_doctor(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    server: PostgreSQL | MariaDB = request.getfixturevalue(kind)
+    readers = [open_reader(parse_url(server.url), 5) for _ in range(CONNECTIONS)]  # as many as a busy exporter has
+    for reader in readers:
+        reader.read(lambda connection: connection.exec_driver_sql("SELECT 1").all(), 5)
+    try:
+        code, lines = doctor(tmp_path, server.url, settings="sources: {host: {enabled: false}}")
+    finally:
+        for reader in readers:
+            reader.close()
+    assert [line for line in lines if line.startswith("FAULT")] == []
+    assert code == 0
+
+
 def test_a_role_that_could_write_is_warned_of(tmp_path: Path, postgresql: PostgreSQL, mariadb: MariaDB) -> None:
     for server in (postgresql, mariadb):
         server.execute(f"GRANT UPDATE ON orders TO {USER[server.kind]}")
@@ -278,7 +295,7 @@ def test_a_role_with_too_few_connections_is_a_fault(tmp_path: Path, postgresql: 
     try:
         code, lines = doctor(tmp_path, postgresql.url)
     finally:
-        postgresql.execute("ALTER ROLE coldchain_exporter CONNECTION LIMIT 6")
+        postgresql.execute("ALTER ROLE coldchain_exporter CONNECTION LIMIT 8")
     text = "coldchain_exporter may have 4 connections at once; allow it 5, as deploy/sql/postgresql.sql"
     assert f"FAULT role: {text}" in lines
     assert code == 1
