@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
@@ -40,8 +40,7 @@ class Metrics:
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answers with the present page."""
         if scope["method"] not in {"GET", "HEAD"}:
-            await PlainTextResponse("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"})(scope, _receive, send)
-            return
+            raise HTTPException(405, headers={"Allow": "GET, HEAD"})
         accept = encoding = ""
         for name, value in scope["headers"]:
             if name == b"accept":

@@ -180,7 +180,11 @@ class _Attempt:
 
     @property
     def message(self) -> str | None:
-        return (str(self.failure) or type(self.failure).__name__) if self.failure is not None else None
+        return _words(self.failure) if self.failure is not None else None
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 class _Worker:
@@ -314,7 +318,8 @@ class _Worker:
         except (DatabaseError, OSError) as error:
             failure = error
         except Exception as error:  # the loop that must not die
-            log.exception("source failed unexpectedly", source=self.plan.name)
+            if not self._outages.known(self.plan.name, _words(error)):
+                log.exception("source failed unexpectedly", source=self.plan.name)
             failure = error
         ended = time.monotonic()
         hung = ended - started > self.plan.timeout + HANGING_SECONDS

@@ -42,6 +42,12 @@ class Outages:
         else:
             log.warning("source failed", source=source, **words)
 
+    def known(self, source: str, error: str) -> bool:
+        """Whether the source fails with this error already."""
+        with self._lock:
+            failure = self._failures.get(source)
+        return failure is not None and failure.error == error
+
     def recovered(self, source: str) -> None:
         """The source works."""
         with self._lock:

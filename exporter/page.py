@@ -47,8 +47,7 @@ def rows(snapshot: Snapshot, now: float, clock: datetime) -> list[Row]:
             state.interval,
             state.duration,
             state.fresh(now),
-            state.error if state.overdue_at is None or now < state.overdue_at else "no answer within the time-out",
-            state.hint,
+            *(state.failure(now) or (None, "")),
         )
         for state in snapshot.states.values()
     ]

@@ -17,8 +17,6 @@ __all__ = ["Board", "Snapshot", "SourceState"]
 WITHHELD_WHEN_DOWN = frozenset({"database"})
 """Sources whose last figure says nothing while they fail."""
 
-NO_ANSWER = "no answer within the time-out"
-
 
 @dataclass(frozen=True)
 class SourceState:
@@ -64,12 +62,17 @@ class SourceState:
         shown = self.fresh(now) and (self.name not in WITHHELD_WHEN_DOWN or self.up(now))
         return self.families if shown else None
 
+    def failure(self, now: float) -> tuple[str, str] | None:
+        """The error of the last look, or of the one that hangs, and what to do about it; None where there is none."""
+        if self.overdue_at is not None and now >= self.overdue_at:
+            return "no answer within the time-out", ""
+        return None if self.error is None else (self.error, self.hint)
+
     def trouble(self, now: float) -> str | None:
         """Why it has nothing to show, or fails at present; None where all is well."""
-        if self.overdue_at is not None and now >= self.overdue_at:
-            return NO_ANSWER
-        if self.error is not None:
-            return f"{self.error} ({self.hint})" if self.hint else self.error
+        if failure := self.failure(now):
+            error, hint = failure
+            return f"{error} ({hint})" if hint else error
         if self.duration is None:
             return "not looked at yet"
         return None if self.fresh(now) else "what was found is too old"
@@ -80,14 +83,14 @@ class SourceState:
         up = self.up(now)
         if up is None:
             return begun
-        hangs = self.overdue_at is not None and now >= self.overdue_at
+        error, hint = self.failure(now) or (None, "")
         return replace(
             begun,
             succeeded_at=self.succeeded_at,
             looked_at=self.looked_at,
             duration=self.timeout if self.duration is None else self.duration,
-            error=NO_ANSWER if hangs else self.error,
-            hint="" if hangs else self.hint,
+            error=error,
+            hint=hint,
         )
 
 

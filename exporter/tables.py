@@ -166,9 +166,11 @@ def share(status: str) -> Measure:
 
 
 def label(window: timedelta) -> str:
-    """The window as its label: 24h, or 30m."""
-    hours, rest = divmod(window, timedelta(hours=1))
-    return f"{window // timedelta(minutes=1)}m" if rest else f"{hours}h"
+    """The window as its label: 24h, or 30m; 45s for what is no whole minutes, which no window is."""
+    for unit, name in ((timedelta(hours=1), "h"), (timedelta(minutes=1), "m")):
+        if not window % unit:
+            return f"{window // unit}{name}"
+    return f"{window.total_seconds():g}s"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from zoneinfo import ZoneInfo
 
-from exporter.tables import Gauge, Table, count, mean
+from exporter.tables import Gauge, Table, count, label, mean
 
 __all__ = ["dispatches"]
 
@@ -20,6 +20,7 @@ DRAFT, CONFIRMED, IN_PROGRESS, COMPLETED, CANCELLED = STATUSES = (
 
 def dispatches(overdue_after: timedelta, timezone: ZoneInfo) -> Table:
     """The table `dispatches`; its day is that of `timezone`, and lateness begins `overdue_after` past midnight."""
+    grace = f", which begins {label(overdue_after)} after midnight" if overdue_after else ""
     return Table(
         "dispatches",
         STATUSES,
@@ -38,7 +39,7 @@ def dispatches(overdue_after: timedelta, timezone: ZoneInfo) -> Table:
             ),
             Gauge(
                 "coldchain_dispatches_overdue",
-                f"Dispatches IN_PROGRESS with a dispatch_date before today ({timezone.key}).",
+                f"Dispatches IN_PROGRESS with a dispatch_date before today ({timezone.key}){grace}.",
                 count(),
                 status=(IN_PROGRESS,),
                 where="dispatch_date < :today",

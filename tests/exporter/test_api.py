@@ -189,6 +189,12 @@ def test_other_methods_are_refused_in_json(method: str, name: str) -> None:
     assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
+def test_metrics_refuse_other_methods_as_every_door_does() -> None:
+    answer = Served().ask("POST", "/metrics")
+    assert (answer.status_code, answer.json()) == (405, {"detail": "Method Not Allowed"})
+    assert answer.headers["allow"] == "GET, HEAD"
+
+
 # -- what holds for every request and every state ----------------------------------------------------------------------
 
 

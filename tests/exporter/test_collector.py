@@ -104,6 +104,17 @@ def test_a_failure_is_on_the_board_with_its_hint_and_logged_once(board: Board, c
     ]
 
 
+def test_a_mistake_in_the_program_is_logged_with_its_traceback_and_once(board: Board, collector: Collector) -> None:
+    bad = Fake(breaks)
+    with capture_logs() as entries:
+        collector.start([plan("orders", bad)])
+        until(lambda: bad.looks > 5, "it is looked at again and again")
+    assert [(entry["event"], entry.get("exc_info"), entry.get("error")) for entry in entries] == [
+        ("source failed unexpectedly", True, None),
+        ("source failed", None, "'a mistake in the program'"),
+    ]
+
+
 def test_a_source_that_fails_keeps_what_it_found_before(board: Board, collector: Collector) -> None:
     answers = iter([7.0])
     source = Fake(lambda: next(answers, None) or fails())

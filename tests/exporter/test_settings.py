@@ -10,7 +10,7 @@ import pytest
 
 from exporter.limits import Thresholds, threshold_family
 from exporter.settings import ExporterSettings
-from exporter.sources import plans
+from exporter.sources import plans, tables
 from serving.settings import ConfigError, load
 
 EXAMPLE = Path(__file__).parent.parent.parent / "deploy" / "exporter" / "exporter.yaml"
@@ -159,3 +159,16 @@ def test_windows_are_sorted_and_may_be_written_in_any_unit(tmp_path: Path) -> No
     assert settings("windows: [7d, 30m, 90m]", tmp_path).windows == (
         timedelta(minutes=30), timedelta(minutes=90), timedelta(days=7),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("after", "words"), [("2h", "2h"), ("90m", "90m"), ("45s", "45s"), ("90s", "90s")])
+def test_the_help_says_after_how_long_an_order_waits(tmp_path: Path, after: str, words: str) -> None:
+    orders, dispatches, _ = tables(
+        settings(f"{{orders_waiting_after: {after}, dispatches_overdue_after: 6h}}", tmp_path)
+    )
+    assert {gauge.name: gauge.help for gauge in orders.gauges}["coldchain_orders_waiting"] == (
+        f"Orders PENDING for longer than {words}, whenever created."
+    )
+    assert {gauge.name: gauge.help for gauge in dispatches.gauges}["coldchain_dispatches_overdue"] == (
+        "Dispatches IN_PROGRESS with a dispatch_date before today (Asia/Seoul), which begins 6h after midnight."
+    )
