@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy
 
+from exporter import clocks
 from exporter.databases import Columns, Dialect
 from exporter.families import Family
 
@@ -47,6 +48,8 @@ class Context:
     """Of timestamps that carry none."""
     naive: bool = False
     """Whether those of this table do carry none."""
+    since: datetime | None = None
+    """When the longest window begins, where there is one."""
 
     def moment(self, value: Any) -> datetime:
         """A timestamp of the database, aware."""
@@ -56,12 +59,20 @@ class Context:
         """A parameter that compares with the table's timestamps."""
         return self.dialect.bound(moment, self.zone if self.naive else UTC, naive=self.naive, inclusive=inclusive)
 
+    def seconds_between(self, start: str, end: str) -> str:
+        """SQL for the seconds from one column to the other, in rows of a window; true where clocks changed between."""
+        seconds = self.dialect.seconds_between(start, end)
+        changed = clocks.changes(self.zone, self.since, self.now) if self.naive and self.since is not None else ()
+        if not changed:
+            return seconds
+        return f"({seconds} - ({clocks.offset_sql(end, changed)}) + ({clocks.offset_sql(start, changed)}))"
+
 
 @dataclass(frozen=True)
 class Measure:
     """One figure: the SQL aggregates that it needs over the rows for which a condition holds, and what they make."""
 
-    columns: Callable[[str, Dialect], tuple[str, ...]]
+    columns: Callable[[str, Context], tuple[str, ...]]
     value: Callable[[Groups, Context], float | None]
     """None where there is no such figure: its series is absent then."""
     latest: str = ""
@@ -118,18 +129,18 @@ def mean(expression: str, *, scale: float = 1) -> Measure:
 
 def mean_seconds(start: str, end: str) -> Measure:
     """The mean time from one column to the other."""
-    return mean_of(lambda dialect: dialect.seconds_between(start, end), 1)
+    return mean_of(lambda context: context.seconds_between(start, end), 1)
 
 
-def mean_of(expression: Callable[[Dialect], str], scale: float) -> Measure:
-    """The mean of SQL that depends on the database."""
+def mean_of(expression: Callable[[Context], str], scale: float) -> Measure:
+    """The mean of SQL that depends on the database and its clock."""
 
     def value(groups: Groups, _context: Context) -> float | None:
         rows = sum(number for _, number in groups.values())
         return float(sum(total for total, number in groups.values() if number)) * scale / rows if rows else None
 
-    def columns(condition: str, dialect: Dialect) -> tuple[str, ...]:
-        each = f"CASE WHEN {condition} THEN {expression(dialect)} END"
+    def columns(condition: str, context: Context) -> tuple[str, ...]:
+        each = f"CASE WHEN {condition} THEN {expression(context)} END"
         return f"sum({each})", f"count({each})"
 
     return Measure(columns, value)
@@ -260,8 +271,9 @@ def prepare(
     Its filter lets through what some gauge counts and nothing else, in terms that an index on `created_at` and one on
     `status` can answer; without them it is one pass. Rows dated in the future are in no window.
     """
-    context = replace(context, naive="created_at" in columns.naive)
     dialect, now = context.dialect, context.now
+    spans = [gauge.window for gauge in table.gauges if gauge.window] + list(windows)
+    context = replace(context, naive="created_at" in columns.naive, since=now - max(spans) if spans else None)
     moments = {"now": context.bound(now, inclusive=True)}
     for name, moment in table.moments.items():
         then = moment(now)
@@ -277,7 +289,7 @@ def prepare(
                 since = f"since_{label(window)}"
                 moments[since] = context.bound(now - window)
                 conditions = [f"created_at >= :{since}", "created_at <= :now", *conditions]
-            own = gauge.measure.columns(" AND ".join(conditions) or "1 = 1", dialect)
+            own = gauge.measure.columns(" AND ".join(conditions) or "1 = 1", context)
             if own not in places:  # two gauges may be made of the same
                 places[own] = slice(len(aggregates), len(aggregates) + len(own))
                 aggregates += own
