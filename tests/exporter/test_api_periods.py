@@ -108,7 +108,7 @@ def test_questions_take_five_percent_of_the_time_after_a_second_that_is_saved_up
 def test_what_questions_cost_is_charged_to_the_source(
     duration: float, failure: DatabaseError | None, asked: float, interval: float
 ) -> None:
-    plan = Plan("orders", 15, 5, (), lambda: None)  # type: ignore[arg-type, return-value] # it is not made
+    plan = Plan("orders", 15, 5, (), lambda: None, "db")  # type: ignore[arg-type, return-value] # it is not made
     assert next_interval(plan, duration, failure, asked) == pytest.approx(interval)
 
 
