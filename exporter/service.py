@@ -58,8 +58,9 @@ class MonitoringService:
 
     @classmethod
     def get_metrics(cls, db: Session | scoped_session[Session], period_hours: int = 24) -> Metrics:
-        """`GET metrics` over 1 to 168 hours; ValueError for any other period."""
-        if not 1 <= period_hours <= LONGEST_PERIOD_HOURS:
+        """`GET metrics` over 1 to 168 whole hours; ValueError for any other period."""
+        whole = isinstance(period_hours, int) and not isinstance(period_hours, bool)  # who calls may know no types
+        if not whole or not 1 <= period_hours <= LONGEST_PERIOD_HOURS:
             raise ValueError(f"period_hours: must be a whole number from 1 to {LONGEST_PERIOD_HOURS}")
         snapshot, now, moment = cls._look(db, timedelta(hours=period_hours))
         return monitoring.metrics(snapshot, period_hours, monitoring.present(snapshot, now), now, moment)

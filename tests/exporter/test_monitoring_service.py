@@ -235,8 +235,8 @@ def test_alerts_follow_the_limits_of_the_class(db: Session) -> None:
     ]
 
 
-@pytest.mark.parametrize("hours", [0, -1, 169])
-def test_a_period_out_of_range_is_refused_by_name(sqlite_site: Site, hours: int) -> None:
+@pytest.mark.parametrize("hours", [0, -1, 169, 24.0, "24", True, None])
+def test_a_period_that_is_no_whole_number_in_range_is_refused_by_name(sqlite_site: Site, hours: Any) -> None:
     with (
         session(sqlite_site.url) as db,
         pytest.raises(ValueError, match="period_hours: must be a whole number from 1 to 168"),
