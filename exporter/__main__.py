@@ -39,9 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         command.report(error)
         return 1
     if options.command == "check-config":
-        return _check(options, settings)
+        return command.quietly(lambda: _check(options, settings))
     if options.command == "doctor":
-        return _examine(options, settings)
+        return command.quietly(lambda: _examine(options, settings))
     return _serve(options, settings)
 
 

@@ -36,9 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
         "report": direct.run_report,
     }
     if options.command in reports:
-        return reports[options.command](options, found)
+        return command.quietly(lambda: reports[options.command](options, found))
     if options.command == "doctor":
-        return _examine(options, found)
+        return command.quietly(lambda: _examine(options, found))
     if options.command == "erase":
         return _erase(found, options.address)
     return _serve(options, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import signal
 import socket
 import ssl
@@ -26,7 +27,7 @@ from serving.protocol import BURST, BoundedHttp, allow_files
 from serving.reload import Reload
 from serving.settings import ConfigError
 
-__all__ = ["parser", "report", "run"]
+__all__ = ["parser", "quietly", "report", "run"]
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +79,17 @@ def report(error: ConfigError) -> None:
     """Prints what is wrong with the settings, one line a problem, for the person at the terminal."""
     for problem in error.problems:
         print(f"error: {problem}", file=sys.stderr)
+
+
+def quietly(work: Callable[[], int]) -> int:
+    """Its exit code; without a traceback where it is interrupted, or where nobody reads what it prints any more."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        return 130  # as shells count it
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in it is written at the end
+        return 141
 
 
 def run(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +34,7 @@ from exporter.sources import plans, tables
 from exporter.sources.table import TableSource
 from tests.databases import QUOTED_PASSWORD, MariaDB, PostgreSQL, SQLite, free_port
 from tests.exporter.awkward import NOW
-from tests.exporter.running import ends_with, running
+from tests.exporter.running import ROOT, ends_with, running
 
 UTC_ZONE, SEOUL = ZoneInfo("UTC"), ZoneInfo("Asia/Seoul")
 ORDERS, DISPATCHES, VEHICLES = tables(ExporterSettings())
@@ -420,6 +424,27 @@ def test_an_sqlite_file_that_is_not_there_is_a_fault_and_is_not_made(tmp_path: P
     )
     assert code == 1
     assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize("ending", ["nobody reads", "interrupted"])
+def test_a_doctor_that_is_sent_away_leaves_no_traceback(tmp_path: Path, ending: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it waits for this one's answer
+        url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/dispatch"
+        doctor = subprocess.Popen(
+            [sys.executable, "-m", "exporter", f"--web.listen-address=127.0.0.1:{free_port()}", "doctor"],
+            cwd=tmp_path, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DATABASE_URL": url},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        with doctor:
+            assert doctor.stdout is not None
+            assert doctor.stderr is not None
+            assert doctor.stdout.readline().startswith(b"ok    port:")
+            if ending == "nobody reads":
+                doctor.stdout.close()
+            else:
+                doctor.send_signal(signal.SIGINT)
+            assert doctor.stderr.read() == b""
+        assert doctor.returncode == {"nobody reads": 141, "interrupted": 130}[ending]
 
 
 def test_without_a_database_the_host_is_examined(tmp_path: Path) -> None:
