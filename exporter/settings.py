@@ -231,7 +231,9 @@ class DiskSettings(Settings):
     """`disk:`, which mounts are shown, and which one is the JSON API's."""
 
     mountpoint: str = "/"
-    exclude_mountpoints: Pattern = r"^/(dev|proc|sys|run/credentials|var/lib/docker|var/lib/containers/storage)($|/)"
+    exclude_mountpoints: Pattern = (
+        r"^/(dev|proc|sys|run/credentials|var/lib/docker/.+|var/lib/containers/storage/.+)($|/)"
+    )
     exclude_types: Pattern = (
         r"^(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|efivarfs|erofs|fuse\.(lxcfs|portal|"
         r"gvfsd-fuse|snapfuse)|fusectl|hugetlbfs|iso9660|mqueue|nsfs|nfsd|proc|procfs|pstore|ramfs|rpc_pipefs|"

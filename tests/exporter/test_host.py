@@ -114,6 +114,12 @@ def test_real_file_systems_are_shown_once_and_pseudo_ones_never() -> None:
     ]
 
 
+def test_a_disk_for_containers_is_shown_and_what_they_mount_on_it_is_not() -> None:
+    disk = Mount("254:5", "/", "/var/lib/docker", "ext4")
+    below = Mount("254:6", "/", "/var/lib/docker/volumes/nfs/_data", "ext4")
+    assert real([disk, below], DISK.exclude_mountpoints, DISK.exclude_types) == [disk]
+
+
 def test_a_containers_own_root_is_shown_though_it_is_an_overlay() -> None:
     found = [Mount("0:100", "/", "/", "overlay"), Mount("0:101", "/", "/other", "overlay")]
     assert [mount.mountpoint for mount in real(found, DISK.exclude_mountpoints, DISK.exclude_types)] == ["/"]
