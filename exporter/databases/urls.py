@@ -56,7 +56,23 @@ def parse_url(text: str) -> sqlalchemy.URL:
             f"the URL's option {unknown[0]} is another driver's than {module}'s: take it out"
             + (f" (for TLS write {tls})" if "ssl" in unknown[0] else "")
         )
+    if scheme != "sqlite":
+        _check_values(url)
     return url
+
+
+def _check_values(url: sqlalchemy.URL) -> None:
+    """Raises ValueError where an option's value is none; a few hosts, one behind the other, are PostgreSQL's alone."""
+    twice = [name for name, value in url.query.items() if not isinstance(value, str)]
+    if twice and url.get_backend_name() != "postgresql":
+        raise ValueError(f"the URL's option {twice[0]} is given twice")
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except (ValueError, TypeError, sqlalchemy.exc.ArgumentError):
+        raise ValueError(
+            "an option behind the URL's ? has a value that it cannot have: is each number one, and each choice true or "
+            "false?"
+        ) from None
 
 
 def dialect_for(name: str) -> Dialect:

@@ -69,6 +69,7 @@ def unreachable() -> Iterator[int]:
         ("sqlite:////srv/dispatch.db", "sqlite:////srv/dispatch.db"),
         ("sqlite+aiosqlite:///dispatch.db", "sqlite:///dispatch.db"),
         ("postgresql://db/d?sslmode=require&host=db2", "postgresql+psycopg://db/d?host=db2&sslmode=require"),
+        ("postgresql:///d?host=a:1&host=b:2", "postgresql+psycopg:///d?host=a%3A1&host=b%3A2"),
         ("mysql://db/d?charset=utf8mb4&ssl_ca=a.pem", "mysql+pymysql://db/d?charset=utf8mb4&ssl_ca=a.pem"),
     ],
 )
@@ -88,6 +89,10 @@ def test_urls_of_the_system_are_taken_with_drivers_of_ours(given: str, understoo
         ("postgresql://u:secret@db:99999/d", "a number from 1 to 65535"),
         ("postgresql+asyncpg://u:secret@db/d?ssl=require", r"option ssl is .* take it out \(for TLS write sslmode="),
         ("mysql+aiomysql://u:secret@db/d?ssl=true", r"option ssl is .* take it out \(for TLS write ssl_ca=FILE\)"),
+        ("mysql://u:secret@db/d?connect_timeout=sec", "is each number one, and each choice true or false"),
+        ("mysql://u:secret@db/d?compress=sec", "is each number one, and each choice true or false"),
+        ("mysql://u:secret@db/d?unix_socket=a&unix_socket=b", "the URL's option unix_socket is given twice"),
+        ("postgresql://u:secret@db/d?port=sec", "is each number one, and each choice true or false"),
         ("mysql://u:secret@db/d?echo=sec", "option echo is another driver's than pymysql's: take it out$"),
     ],
 )
