@@ -65,7 +65,10 @@ _HINTS = (
         "pip install cryptography, use TLS (?ssl_ca=FILE), or have the user log in by mysql_native_password",
     ),
     (r"refused|No such file or directory|Connection reset", "is the server running there, and the port right?"),
-    (r"password|Access denied|authentication|role .* does not exist|no pg_hba", "check user and password"),
+    (
+        r"password|Access denied|authentication|role .* does not exist|not permitted to log in|no pg_hba",
+        "check user and password",
+    ),
     (r"database .* does not exist|Unknown database", "check the database's name in DATABASE_URL"),
     (r"resolve|translate host name|Name or service|nodename", "check the host's name in DATABASE_URL"),
     (r"timed out|timeout|unreachable|No route", "is the host right, and does a firewall let this machine through?"),

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import sqlalchemy
 import sqlalchemy.exc
 
-from exporter.databases.base import Dialect, Reader
+from exporter.databases.base import Dialect, Reader, one_line
 from exporter.databases.mysql import MySQL
 from exporter.databases.postgresql import PostgreSQL
 from exporter.databases.sqlite import SQLite
@@ -50,7 +50,12 @@ def parse_url(text: str) -> sqlalchemy.URL:
     url = url.set(drivername=driver)
     if url.port is not None and not 0 < url.port < 65536:
         raise ValueError("the URL's port is none: a number from 1 to 65535")
-    options = dialect_for(url.get_backend_name()).options()
+    try:
+        options = dialect_for(url.get_backend_name()).options()
+    except ImportError as error:  # psycopg without the C library that it wraps
+        raise ValueError(
+            f"the driver for {scheme} cannot be loaded ({one_line(error)}): pip install 'coldchain-monitor[{extra}]'"
+        ) from None
     if options is not None and (unknown := sorted(url.query.keys() - options)):
         raise ValueError(
             f"the URL's option {unknown[0]} is another driver's than {module}'s: take it out"

@@ -108,6 +108,15 @@ def test_a_missing_driver_is_named_with_the_extra_that_brings_it(monkeypatch: py
         parse_url("mysql://u:p@db/dispatch")
 
 
+def test_a_driver_that_cannot_be_loaded_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def options(_: object) -> None:
+        raise ImportError("no pq wrapper available.\nAttempts made: ...")
+
+    monkeypatch.setattr("exporter.databases.postgresql.PostgreSQL.options", options)
+    with pytest.raises(ValueError, match=r"cannot be loaded \(no pq wrapper available\.\): pip install 'coldchain"):
+        parse_url("postgresql://u:p@db/dispatch")
+
+
 @pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
 def test_a_refused_connection_is_told_with_address_and_hint(scheme: str) -> None:
     port = free_port()
@@ -314,6 +323,7 @@ def test_a_password_that_a_server_repeats_is_hidden(postgresql: PostgreSQL) -> N
             "FATAL:  sorry, too many clients already",
             "the server has no connection left; this one asks for five at most",
         ),
+        ('FATAL:  role "coldchain_exporter" is not permitted to log in', "check user and password"),
         ("치명적오류:  사용자의 인증을 실패했습니다", "see the database's own log"),
     ],
 )
