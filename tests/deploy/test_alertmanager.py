@@ -36,6 +36,8 @@ RECEIVER_DOWN = {
     "job": "coldchain-receiver",
     "instance": "127.0.0.1:19111",
 }
+# of a target that is gone from Prometheus's configuration
+EXPORTER_GONE = {name: value for name, value in EXPORTER_DOWN.items() if name != "instance"}
 WATCHDOG = {"alertname": "ColdChainWatchdog", "severity": "none", "category": "monitoring"}
 ORDERS_WAITING = of("ColdChainOrdersWaiting", "warning", "business", source="orders")
 STALE = "ColdChainSourceStale"
@@ -173,6 +175,11 @@ def running(tmp_path: Path, tool: Tool, hook: Webhook) -> Iterator[Alertmanager]
                 {**CRITICAL_DISK, "instance": "127.0.0.1:29110"},
                 {"alertname": "HostGone", "severity": "critical", "instance": "127.0.0.1:19110", "job": "other"},
             ],
+        ),
+        (
+            EXPORTER_GONE,
+            [ORDERS_WAITING, DATABASE_DOWN],
+            [WATCHDOG, {"alertname": "HostGone", "severity": "critical", "job": "other"}],
         ),
         (
             RECEIVER_DOWN,
