@@ -72,6 +72,13 @@ class TestEachService:
             assert source in COMPOSE["volumes"] or re.search(r":ro(,|$)", volume), volume
 
 
+@pytest.mark.parametrize(("name", "port"), [("prometheus", 9090), ("alertmanager", 9093)])
+def test_links_in_messages_lead_where_people_can_go_and_not_to_the_name_of_this_host(name: str, port: int) -> None:
+    command = SERVICES[name]["command"]
+    assert f"--web.external-url=${{{name.upper()}_EXTERNAL_URL:-http://localhost:{port}}}" in command
+    assert "--web.route-prefix=/" in command  # a path in that address is the proxy's, and not asked for here
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_secrets_are_files_and_other_variables_are_settings_that_exist(name: str) -> None:
     known = environment_names(OURS[name]).keys()
