@@ -3,6 +3,7 @@
 .PHONY: help up incident resolve test check bench-exporter bench-receiver secrets format lock venv clean
 
 PYTEST_ARGS ?=
+STATE ?= .run
 # A slim baseline names no lines, so that moving one is no finding.
 SCANNED = git ls-files -z -- ':!*.lock' ':!*.json' ':!*.png' ':!.secrets.baseline'
 
@@ -11,13 +12,13 @@ help: ## this list
 
 up: venv ## run the demo company, exporter, receiver, Prometheus, Alertmanager; Ctrl-C ends all (UP=--help: its flags)
 	@deploy/setup.sh programs prometheus prometheus-alertmanager
-	@exec .venv/bin/python -m deploy.demo.up $(UP)
+	@exec .venv/bin/python -m deploy.demo.up --state $(STATE) $(UP)
 
 incident: venv ## make a backlog of orders in the running demo, and say what to watch
-	@.venv/bin/python -m deploy.demo.company incident --database .run/company.db
+	@.venv/bin/python -m deploy.demo.company incident --database $(STATE)/company.db
 
 resolve: venv ## clear that backlog now
-	@.venv/bin/python -m deploy.demo.company resolve --database .run/company.db
+	@.venv/bin/python -m deploy.demo.company resolve --database $(STATE)/company.db
 
 test: venv check ## everything that is tested, on the real programs
 	@deploy/setup.sh programs prometheus promtool prometheus-alertmanager amtool postgres mariadbd openssl nginx \

@@ -69,7 +69,7 @@ def moment(text: str) -> datetime:
 def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
     """Open the company's file; raises DemoError when it is another's."""
     if not create and not path.exists():
-        raise DemoError(f"{path} does not exist: start the company first, with `run --database {path}`")
+        raise DemoError(f"{path} does not exist: start the company first, with `make up`")
     try:
         connection = sqlite3.connect(path, timeout=30, isolation_level=None)
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -394,6 +394,8 @@ def resolve(path: Path) -> None:
     with closing(connect(path)) as connection:
         before, after = Company(connection).resolve(datetime.now(UTC))
     print(f"2시간 넘게 기다리던 주문 {before}건 가운데 {before - after}건을 배차했습니다. 남은 주문은 {after}건입니다.")
+    if before > 10 >= after:
+        print("경고가 나갔다면 2분 안에 해결 알림이 메일과 Slack으로 갑니다.")
 
 
 def _positive(text: str) -> float:

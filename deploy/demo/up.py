@@ -33,6 +33,7 @@ from deploy.prometheus.quicken import quicken
 
 PATIENCE = 90  # seconds that all of it may take to become healthy
 SANDBOX_SMTP_PORT = 19125
+STATE = Path(".run")
 TEMPERATURES = Path(__file__).parent.parent / "exporter" / "vehicle-temperature.yaml"
 
 
@@ -60,7 +61,7 @@ def main() -> int:
     if own:  # nothing in it is of use later; with a real database or channel it holds what is still to be delivered
         shutil.rmtree(state, ignore_errors=True)
     (state / "log").mkdir(parents=True, exist_ok=True)
-    _write_configuration(options, state)
+    _write_configuration(options, state, demo=not environ.get("DATABASE_URL"))
     try:
         with _stop_signals(), _supervised(state, programs) as supervisor:
             if not _wait_until_ready(programs, supervisor, state):
@@ -80,7 +81,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make up", description="The whole chain on this machine, until Ctrl-C.")
-    parser.add_argument("--state", type=Path, default=Path(".run"), help="folder for data and logs (default: .run)")
+    parser.add_argument("--state", type=Path, default=STATE, help="folder for data and logs (default: .run)")
     for name, port in {
         "exporter": 19110,
         "receiver": 19111,
@@ -177,6 +178,8 @@ def _programs(options: argparse.Namespace, state: Path, environ: Mapping[str, st
                     f"--config.file={state / 'prometheus.yml'}",
                     f"--storage.tsdb.path={state / 'prometheus'}",
                     f"--web.listen-address=127.0.0.1:{options.prometheus_port}",
+                    # what the links in messages begin with: by default the name of this host, where nobody listens
+                    f"--web.external-url=http://localhost:{options.prometheus_port}",
                 ],
                 options.prometheus_port,
                 partial(_answers, f"http://127.0.0.1:{options.prometheus_port}/-/ready"),
@@ -195,6 +198,7 @@ def _programs(options: argparse.Namespace, state: Path, environ: Mapping[str, st
                     f"--config.file={state / 'alertmanager.yml'}",
                     f"--storage.path={state / 'alertmanager'}",
                     f"--web.listen-address=127.0.0.1:{options.alertmanager_port}",
+                    f"--web.external-url=http://localhost:{options.alertmanager_port}",
                     "--cluster.listen-address=",
                 ],
                 options.alertmanager_port,
@@ -238,16 +242,23 @@ def _holder(port: int) -> str:
     return "a program of another user"
 
 
-def _write_configuration(options: argparse.Namespace, state: Path) -> None:
-    """Prometheus's and Alertmanager's shipped configuration, with this run's addresses and a scrape every 5 s."""
+def _write_configuration(options: argparse.Namespace, state: Path, *, demo: bool) -> None:
+    """Prometheus's and Alertmanager's shipped configuration, with this run's addresses and a scrape every 5 s.
+
+    Runbooks are read from the sandbox, and there is no Grafana to link to. In the demo nobody waits five minutes to be
+    told that it is over.
+    """
     quicken(
         state,
         scrape_interval="5s",
+        hold="30s" if demo else None,
         exporter=f"127.0.0.1:{options.exporter_port}",
         receiver=f"127.0.0.1:{options.receiver_port}",
         alertmanager=f"127.0.0.1:{options.alertmanager_port}",
         smarthost=f"127.0.0.1:{options.smtp_port}",
         email_to="admin@coldchain.example",
+        runbooks=f"http://localhost:{options.sandbox_port}/runbooks",
+        dashboards="",
     )
 
 
@@ -383,7 +394,8 @@ def _table(programs: list[Program], environ: Mapping[str, str], missing: list[st
         lines.append("  Watching the database of DATABASE_URL.")
     else:
         sandbox = next(address for address, what in rows if what.startswith("what arrived"))
-        lines.append(f"  Try: make incident   in another terminal, and watch {sandbox} for two minutes.")
+        where = "" if state == STATE else f" STATE={state}"
+        lines.append(f"  Try: make incident{where}   in another terminal, and watch {sandbox} for two minutes.")
     lines += [f"  Logs: {state / 'log'}.  Ctrl-C ends everything.", ""]
     return "\n".join(lines)
 

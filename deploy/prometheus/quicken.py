@@ -31,13 +31,15 @@ MEANING = {
     "smarthost": "mail relay of Alertmanager's own email",
     "email_to": "where that email goes",
     "runbooks": "base of the runbook links",
-    "dashboards": "base of the dashboard links",
+    "dashboards": "base of the dashboard links; empty leaves them out",
 }
 TIMING = re.compile(
     r"^( *(?:- )?(?:scrape_interval|evaluation_interval|interval|for|keep_firing_for"
     r"|group_wait|group_interval|repeat_interval): )(\w+)$",
     re.MULTILINE,
 )
+HOLD = re.compile(r"(?m)^( *keep_firing_for: )(\w+)$")
+DASHBOARD = re.compile(r"(?m)^ *dashboard_url: .*\n")
 # The commented line that shows where a token goes: its comment sign, what leads to the path, the path.
 TOKEN_FILE = re.compile(r"# ((?:http_config: \{)?authorization: \{credentials_file: )[^ }]*coldchain-receiver\.token")
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -63,18 +65,22 @@ def quicken(
     *,
     divide: float = 1,
     scrape_interval: str | None = None,
+    hold: str | None = None,
     receiver_token_file: Path | None = None,
     **instead: str | None,
 ) -> None:
     """Write the copy into `out`.
 
-    `scrape_interval` is the evaluation interval too, and is not divided. `receiver_token_file` holds the bearer token
-    that the receiver asks for. `instead` takes the place of what is SHIPPED, by its names: `receiver="127.0.0.1:4711"`.
+    `scrape_interval` is the evaluation interval too, and is not divided. No alert is held longer than `hold` by its
+    `keep_firing_for`. `receiver_token_file` holds the bearer token that the receiver asks for. `instead` takes the
+    place of what is SHIPPED, by its names: `receiver="127.0.0.1:4711"`.
     """
     if divide <= 0:
         raise ValueError(f"divide by {divide}: give a number above 0")
     if scrape_interval:
         seconds(scrape_interval)
+    if hold:
+        seconds(hold)
     swaps = {SHIPPED[name]: value.rstrip("/") for name, value in instead.items() if value is not None}
     shipped = re.compile("|".join(re.escape(text) for text in sorted(swaps, key=len, reverse=True)) or "(?!)")
 
@@ -82,6 +88,10 @@ def quicken(
         text = TIMING.sub(lambda found: found[1] + divided(found[2], divide), source.read_text("utf-8"))
         if scrape_interval:
             text = re.sub(r"(?m)^(  (?:scrape|evaluation)_interval: )\w+$", rf"\g<1>{scrape_interval}", text)
+        if hold:
+            text = HOLD.sub(lambda found: found[1] + min(found[2], hold, key=seconds), text)
+        if instead.get("dashboards") == "":
+            text = DASHBOARD.sub("", text)
         if receiver_token_file:
             text = TOKEN_FILE.sub(lambda found: found[1] + str(receiver_token_file.resolve()), text)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--divide", type=float, default=1, help="divide every timing by this (default: 1)")
     parser.add_argument("--scrape-interval", help="scrape and evaluate this often, undivided (such as 2s)")
+    parser.add_argument("--hold", help="hold no alert longer than this by its keep_firing_for (such as 30s)")
     parser.add_argument(
         "--receiver-token-file", type=Path, help="file with the bearer token that the receiver asks for"
     )

@@ -244,9 +244,7 @@ def test_missing_file_is_named_with_what_to_do(
 ) -> None:
     path = tmp_path / "company.db"
     assert main([command, "--database", str(path)]) == 1
-    assert capsys.readouterr().err == (
-        f"company: {path} does not exist: start the company first, with `run --database {path}`\n"
-    )
+    assert capsys.readouterr().err == (f"company: {path} does not exist: start the company first, with `make up`\n")
 
 
 def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

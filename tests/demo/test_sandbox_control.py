@@ -87,6 +87,14 @@ def test_health_and_page_are_served_with_a_policy_that_runs_nothing_foreign(sand
     assert "unsafe" not in policy
 
 
+def test_runbooks_are_there_to_be_read_as_the_gateway_serves_them(sandbox: Sandbox) -> None:
+    page = requests.get(f"{sandbox.url}/runbooks/ko/ColdChainOrdersWaiting.md", timeout=10)
+    assert (page.status_code, page.headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
+    assert page.text.startswith("# ColdChainOrdersWaiting: 배차 대기 주문 많음\n")
+    for other in ("ko/NoSuchAlert.md", "fr/ColdChainCpuHigh.md", "ko/..%2f..%2fREADME.md", "..%2fREADME.md"):
+        assert requests.get(f"{sandbox.url}/runbooks/{other}", timeout=10).status_code == 404
+
+
 def test_html_mail_is_served_without_scripts_and_foreign_pictures(sandbox: Sandbox) -> None:
     with smtplib.SMTP(*sandbox.smtp, timeout=10) as client:
         client.sendmail(

@@ -11,7 +11,7 @@ import yaml
 
 from deploy.prometheus.quicken import SHIPPED, divided, main, quicken, seconds
 from tests.deploy.conftest import Tool
-from tests.deploy.files import ALERTMANAGER, PROMETHEUS, RULE_FILES, document
+from tests.deploy.files import ALERTMANAGER, PROMETHEUS, RULE_FILES, document, rules
 
 TIMINGS = {
     *("scrape_interval", "evaluation_interval", "interval", "for", "keep_firing_for"),
@@ -65,8 +65,8 @@ def test_a_copy_undivided_is_the_original(tmp_path: Path) -> None:
     quicken(tmp_path)
     for shipped in [PROMETHEUS, ALERTMANAGER]:
         assert (tmp_path / shipped.name).read_bytes() == shipped.read_bytes()
-    for rules in PROMETHEUS.parent.glob("rules/**/*.yml"):
-        assert (tmp_path / rules.relative_to(PROMETHEUS.parent)).read_bytes() == rules.read_bytes()
+    for shipped in PROMETHEUS.parent.glob("rules/**/*.yml"):
+        assert (tmp_path / shipped.relative_to(PROMETHEUS.parent)).read_bytes() == shipped.read_bytes()
 
 
 @pytest.mark.parametrize("path", [PROMETHEUS, ALERTMANAGER, *RULE_FILES], ids=lambda path: path.stem)
@@ -114,6 +114,25 @@ def test_addresses_intervals_and_token_are_set_where_they_are_used(tmp_path: Pat
     assert "https://wiki.example.com/runbooks/ko/ColdChainCpuHigh.md" in text
     assert "https://grafana.example.com/d/coldchain-host?var-instance=" in text
     assert "localhost" not in text
+
+
+def test_links_to_dashboards_can_be_left_out(tmp_path: Path) -> None:
+    quicken(tmp_path, dashboards="")
+    for path in RULE_FILES:
+        copied = [rule for rule in rules([tmp_path / "rules" / path.name]) if "alert" in rule]
+        assert [set(rule["annotations"]) for rule in copied] == [
+            set(rule["annotations"]) - {"dashboard_url"} for rule in rules([path]) if "alert" in rule
+        ]
+
+
+def test_no_alert_is_held_for_longer_than_it_may(tmp_path: Path) -> None:
+    quicken(tmp_path, hold="30s")
+    for path in RULE_FILES:
+        copied = rules([tmp_path / "rules" / path.name])
+        for shipped, copy in zip(rules([path]), copied, strict=True):
+            assert {**copy, "keep_firing_for": None} == {**shipped, "keep_firing_for": None}
+            if "keep_firing_for" in shipped:
+                assert seconds(copy["keep_firing_for"]) == min(30, seconds(shipped["keep_firing_for"]))
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -42,6 +43,24 @@ def left_of(state: Path) -> list[str]:
     return found
 
 
+def asked(what: str, state: Path) -> None:
+    """`make incident` or `make resolve`, as it is typed beside a `make up` of that folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.demo.company", what, "--database", str(state / "company.db")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "2분 안에" in done.stdout
+
+
+def told(sandbox: Client, words: str) -> str:
+    """The mail with these words in its subject, as text, once Slack has it too; empty before."""
+    if not any(words in message["payload"]["text"] for message in sandbox.messages("slack")):
+        return ""
+    return next((str(mail["text"]) for mail in sandbox.messages("smtp") if words in mail["subject"]), "")
+
+
 def test_an_incident_reaches_the_sandbox_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     state = tmp_path / "state"
     ports = {name: free_port() for name in PROGRAMS}
@@ -64,25 +83,27 @@ def test_an_incident_reaches_the_sandbox_and_ctrl_c_leaves_nothing(tmp_path: Pat
         for name in ("exporter", "receiver", "sandbox", "prometheus", "alertmanager"):
             assert f"http://localhost:{ports[name]} " in log.read_text()
 
-        incident = subprocess.run(
-            [sys.executable, "-m", "deploy.demo.company", "incident", "--database", str(state / "company.db")],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        assert incident.stdout != ""
+        assert f"make incident STATE={state} " in log.read_text()
+
+        asked("incident", state)
         with Client(f"http://127.0.0.1:{ports['sandbox']}") as sandbox:
             words = "배차 대기 주문 많음"
             until(
-                lambda: (
-                    any(words in repr(message["payload"]) for message in sandbox.messages("slack"))
-                    and any(words in message["subject"] for message in sandbox.messages("smtp"))
-                ),
+                lambda: told(sandbox, words),
                 "the mail and the Slack message arrive",
                 150,
             )
-        alerts = f"http://127.0.0.1:{ports['receiver']}/api/v1/alerts"
-        until(lambda: httpx.get(alerts, trust_env=False).json()["alertmanager"] == "asked", "Alertmanager is asked")
+            alerts = f"http://127.0.0.1:{ports['receiver']}/api/v1/alerts"
+            until(lambda: httpx.get(alerts, trust_env=False).json()["alertmanager"] == "asked", "Alertmanager is asked")
+            links = re.findall(r"https?://[^\s<>]+", told(sandbox, words))
+            assert [link.partition("?")[0] for link in links] == [
+                f"http://localhost:{ports['sandbox']}/runbooks/ko/ColdChainOrdersWaiting.md",
+                f"http://localhost:{ports['alertmanager']}/#/silences/new",
+            ]
+            assert [httpx.get(link, trust_env=False).status_code for link in links] == [200, 200]
+
+            asked("resolve", state)
+            until(lambda: told(sandbox, f"[해소] {words}"), "so does the message that says it is over", 150)
     finally:
         up.send_signal(signal.SIGINT)
         code = up.wait(60)

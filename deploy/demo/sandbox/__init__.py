@@ -23,7 +23,8 @@ In a test, on free ports, in a thread of its own::
 ``Client(url)`` has the same methods for a sandbox that runs as a process of its own.
 
 What people see
-    ``GET /`` is a phone, a Slack channel and a mailbox. ``GET /-/healthy`` answers 200.
+    ``GET /`` is a phone, a Slack channel and a mailbox; ``GET /runbooks/ko/NAME.md`` is what a message links to.
+    ``GET /-/healthy`` answers 200.
 
 What arrived
     ``GET /sandbox/messages?channel=smtp|slack|aligo&after=ID&limit=N`` → ``{"session", "messages": [...]}``, oldest

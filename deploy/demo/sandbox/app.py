@@ -13,6 +13,7 @@ from deploy.demo.sandbox.behaviour import STAGES, Behaviour
 from deploy.demo.sandbox.services import Services
 
 PAGE = Path(__file__).parent / "page"
+RUNBOOKS = Path(__file__).parents[2] / "runbooks"
 PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -124,6 +125,7 @@ def build(services: Services) -> Starlette:
             Route("/sandbox/calls", control.calls),
             Route("/sandbox/balance", control.set_balance, methods=["PUT"]),
             Route("/-/healthy", _healthy),
+            Route("/runbooks/{language}/{page}", _runbook),
             _file("/", "index.html"),
             *(_file(f"/{name}", name) for name in ("sandbox.css", "sandbox.js", "slack.js", "icon.svg")),
         ]
@@ -132,6 +134,15 @@ def build(services: Services) -> Starlette:
 
 async def _healthy(_request: Request) -> Response:
     return Response("The sandbox is healthy.\n", media_type="text/plain")
+
+
+async def _runbook(request: Request) -> Response:
+    """What the alerts link to, as text, which every browser shows."""
+    asked = (request.path_params["language"], request.path_params["page"])
+    found = next((path for path in RUNBOOKS.glob("*/*.md") if (path.parent.name, path.name) == asked), None)
+    if found is None:
+        return _problem(404, "no such runbook")
+    return FileResponse(found, media_type="text/plain", headers=RAW_HEADERS)
 
 
 def _file(path: str, name: str) -> Route:
