@@ -68,6 +68,8 @@ for name in coldchain-exporter coldchain-receiver; do
   run ln -sfn "/opt/coldchain-monitor/current/bin/$name" "$root/usr/local/bin/$name"
 done
 
+run install -m 755 "$here/coldchain" "$root/usr/local/bin/coldchain"
+
 # Settings, only where there are none.
 new() { # MODE GROUP FROM TO
   [[ -e $4 ]] || run install -D -m "$1" -g "$2" "$3" "$4"

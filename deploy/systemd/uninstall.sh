@@ -35,6 +35,7 @@ for name in coldchain-exporter coldchain-receiver; do
   fi
   run rm -f "$root/etc/systemd/system/$name.service" "$root/usr/local/bin/$name"
 done
+run rm -f "$root/usr/local/bin/coldchain"
 [[ -n $root ]] || run systemctl daemon-reload
 run rm -rf "$root/opt/coldchain-monitor" "$root/usr/share/coldchain-monitor"
 

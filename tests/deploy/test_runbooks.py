@@ -13,7 +13,8 @@ HEADINGS = {
     "ko": ["무슨 뜻인가", "누가 영향을 받나", "무엇을 보나", "무엇을 하나"],
     "en": ["What it means", "Who is hurt", "What to look at", "What to do"],
 }
-PAGES = sorted(RUNBOOKS.glob("*/*.md"))
+COMMANDS = "README.md"  # where the pages' commands are run, and as whom
+PAGES = sorted(path for path in RUNBOOKS.glob("*/*.md") if path.name != COMMANDS)
 PROMETHEUS_OWN = {"ALERTS": {"alertname": frozenset(rule["alert"] for rule in alerts(RULE_FILES))}}
 
 
@@ -47,6 +48,29 @@ def test_runbook_queries_use_only_what_exists(path: Path) -> None:
 def test_runbook_leads_to_pages_that_exist(path: Path) -> None:
     for target in re.findall(r"\]\((\w+\.md)\)", path.read_text("utf-8")):
         assert (path.parent / target).exists()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_a_command_of_ours_is_run_with_the_services_settings(path: Path) -> None:
+    text = path.read_text("utf-8")
+    # alone, `coldchain-exporter doctor` knows neither the service's environment nor its file, and finds nothing wrong
+    assert re.findall(r"coldchain-(?:exporter|receiver) (?:doctor|check-config)", text) == []
+    assert (f"]({COMMANDS})" in text) == bool(
+        re.search(r"^(?:coldchain|curl|journalctl|systemctl) ", text, re.MULTILINE)
+    )
+
+
+@pytest.mark.parametrize("language", HEADINGS)
+def test_where_commands_are_run_is_told_for_every_installation(language: str) -> None:
+    text = (RUNBOOKS / language / COMMANDS).read_text("utf-8")
+    for way in ("coldchain exporter doctor", "docker compose exec exporter", "docker compose logs", "401"):
+        assert way in text
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_tools_of_prometheus_are_told_where_to_look(path: Path) -> None:
+    for command in re.findall(r"(?:amtool (?:silence|alert)|promtool check config)[^`\n]*", path.read_text("utf-8")):
+        assert "--alertmanager.url=http" in command or command.endswith("/prometheus.yml")
 
 
 @pytest.mark.parametrize("path", [path for path in PAGES if path.parent.name == "ko"], ids=page_name)

@@ -118,6 +118,32 @@ def test_an_installed_program_runs_and_takes_its_settings(root: Path, name: str)
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_command_runs_as_the_service_does(root: Path, tmp_path: Path, name: str) -> None:
+    told = tmp_path / "systemd-run"
+    told.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    told.chmod(0o755)
+    command = [str(root / "usr/local/bin/coldchain"), name, "check-config", "--database"]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    )
+    given = done.stdout.splitlines()
+    service = unit(name)
+    for key in ("User", "EnvironmentFile", "WorkingDirectory"):
+        assert f"--property={key}={service[key][0]}" in given
+    program = given.index(f"/opt/coldchain-monitor/current/bin/coldchain-{name}")
+    assert given[program:] == [
+        *(given[program], f"--config.file=/etc/coldchain-monitor/{name}.yaml"),
+        *("check-config", "--database"),
+    ]
+
+
+def test_a_command_of_no_service_is_refused(root: Path) -> None:
+    done = subprocess.run([root / "usr/local/bin/coldchain", "doctor"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: coldchain exporter|receiver COMMAND")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_secrets_and_settings_are_for_root_and_the_service_alone(root: Path, name: str) -> None:
     etc = root / "etc" / "coldchain-monitor"
     assert [mode(etc / "secrets" / name), mode(etc / f"{name}.env"), mode(etc / f"{name}.yaml")] == [
