@@ -161,6 +161,15 @@ def test_a_database_that_is_back_is_not_told_as_stale_sources() -> None:
     assert held["ColdChainDatabaseDown"] >= scrape + held["ColdChainSourceStale"] + 2 * evaluation
 
 
+@pytest.mark.parametrize(
+    "rule", [rule for rule in rules(ALL_RULE_FILES) if "record" in rule], ids=lambda rule: rule["record"]
+)
+def test_a_recorded_series_says_in_its_name_over_how_long_it_looks(rule: dict[str, Any]) -> None:
+    level, _, operations = rule["record"].split(":")
+    assert level.startswith("instance")
+    assert re.findall(r"\[(\w+)\]", rule["expr"]) == re.findall(r"[a-z](\d+[mhd])(?=_|$)", operations)
+
+
 def test_rule_globs_match_something_those_commented_out_too() -> None:
     globs = re.findall(r"^\s*(?:# )?- (rules/\S+)$", PROMETHEUS.read_text("utf-8"), re.MULTILINE)
     assert globs == ["rules/*.yml", "rules/node_exporter/*.yml"]
