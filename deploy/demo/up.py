@@ -392,7 +392,7 @@ def _table(programs: list[Program], environ: Mapping[str, str], missing: list[st
     lines += [f"  Not running, for want of {text}" for text in missing]
     if environ.get("DATABASE_URL"):
         lines.append("  Watching the database of DATABASE_URL.")
-    else:
+    elif not missing:
         sandbox = next(address for address, what in rows if what.startswith("what arrived"))
         where = "" if state == STATE else f" STATE={state}"
         lines.append(f"  Try: make incident{where}   in another terminal, and watch {sandbox} for two minutes.")

@@ -112,6 +112,35 @@ def test_an_incident_reaches_the_sandbox_and_ctrl_c_leaves_nothing(tmp_path: Pat
     assert not state.exists()
 
 
+def test_without_prometheus_it_says_what_is_missing_and_runs_the_rest(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    ports = {name: free_port() for name in PROGRAMS}
+    log = tmp_path / "up.log"
+    with log.open("wb") as stream:
+        up = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "deploy.demo.up", f"--state={state}", "--seed=7"),
+                *(f"--{name}-port={port}" for name, port in ports.items()),
+            ],
+            stdout=stream,
+            stderr=stream,
+            env={**environment(tmp_path), "PATH": str(tmp_path)},
+        )
+    try:
+        until(lambda: up.poll() is not None or "Ctrl-C ends everything" in log.read_text(), "the rest is ready", 120)
+        said = log.read_text()
+        assert "Not running, for want of Prometheus: apt-get install prometheus\n" in said
+        assert "Not running, for want of Alertmanager: apt-get install prometheus-alertmanager\n" in said
+        assert "make incident" not in said  # nobody would tell of it
+        for name in ("exporter", "receiver"):
+            assert httpx.get(f"http://127.0.0.1:{ports[name]}/-/ready", trust_env=False).status_code == 200
+    finally:
+        up.send_signal(signal.SIGTERM)
+        code = up.wait(60)
+    assert code == 0, log.read_text()
+    assert left_of(state) == []
+
+
 def test_a_port_that_is_taken_is_named_with_what_holds_it(tmp_path: Path) -> None:
     ports = {name: free_port() for name in PROGRAMS}
     with socket.create_server(("127.0.0.1", ports["receiver"])):
