@@ -60,22 +60,25 @@ class _Reload(Reload):
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = command.parser(
+    parser, commands = command.parser(
         "coldchain-exporter",
         "Prometheus exporter of a cold-chain dispatch system: its host, its database, its business. "
         "Settings: flag, environment, .env, file, default.",
         version("coldchain-monitor"),
         default_address="127.0.0.1:19110",
+        own=_add_flags,
     )
-    parser.add_argument("--path.procfs", dest="procfs", metavar="DIR", help="the host's /proc, seen from a container")
-    parser.add_argument("--path.rootfs", dest="rootfs", metavar="DIR", help="the host's /, seen from a container")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     checking = commands.add_parser("check-config", help="check the settings and exit: 1 with the line at fault")
     checking.add_argument(
         "--database", dest="check_database", action="store_true", help="also have the database explain every query"
     )
     commands.add_parser("doctor", help="try every outside thing it depends on; exit 1 if one is at fault")
     return parser.parse_args(arguments)
+
+
+def _add_flags(add: command.Add) -> None:
+    add("--path.procfs", dest="procfs", metavar="DIR", help="the host's /proc, seen from a container")
+    add("--path.rootfs", dest="rootfs", metavar="DIR", help="the host's /, seen from a container")
 
 
 def _load(options: argparse.Namespace) -> ExporterSettings:

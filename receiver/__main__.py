@@ -45,14 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = command.parser(
+    parser, commands = command.parser(
         "coldchain-receiver",
         "Takes Alertmanager's notifications and delivers them by email, Slack and SMS. "
         "Settings: flag, environment, .env, file, default.",
         version("coldchain-monitor"),
         default_address="127.0.0.1:19111",
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("check-config", help="check the settings and exit: 1 with the line at fault if one is wrong")
     commands.add_parser("doctor", help="try every outside thing it depends on; exit 1 if one is at fault")
     explain.add(commands)

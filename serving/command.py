@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any, TypeAlias
 
 import structlog
 import uvicorn
@@ -27,7 +28,7 @@ from serving.protocol import BURST, BoundedHttp, allow_files
 from serving.reload import Reload
 from serving.settings import ConfigError
 
-__all__ = ["parser", "quietly", "report", "run"]
+__all__ = ["Add", "parser", "quietly", "report", "run"]
 
 log = structlog.get_logger(__name__)
 
@@ -41,38 +42,59 @@ SECURITY_HEADERS = {
 }
 
 
-def parser(prog: str, description: str, version: str, *, default_address: str) -> argparse.ArgumentParser:
-    """A parser with the flags of Prometheus's tools; the process adds its own flags and sub-commands."""
+Add: TypeAlias = Callable[..., object]
+"""argparse's add_argument, for flags alone."""
+
+
+def parser(
+    prog: str, description: str, version: str, *, default_address: str, own: Callable[[Add], None] = lambda _add: None
+) -> tuple[argparse.ArgumentParser, Any]:  # argparse gives the second no public type
+    """A parser with the flags of Prometheus's tools, and what sub-commands are added to. `own` adds further flags.
+
+    A sub-command understands the flags as well: people write them where they think of them.
+    """
     result = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
-    result.add_argument(
+    behind = argparse.ArgumentParser(add_help=False)
+
+    def again(name: str, **options: Any) -> None:
+        behind.add_argument(name, **options | {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS})
+
+    for add in (result.add_argument, again):
+        _add_flags(add, default_address)
+        own(add)
+    result.add_argument("--version", action="version", version=f"%(prog)s {version}")
+
+    class Command(argparse.ArgumentParser):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(parents=[behind], allow_abbrev=False, **options)
+
+    return result, result.add_subparsers(dest="command", metavar="COMMAND", parser_class=Command)
+
+
+def _add_flags(add: Add, default_address: str) -> None:
+    add(
         "--web.listen-address",
         dest="listen_address",
         metavar="HOST:PORT",
         default=default_address,
         help="where to listen (default: %(default)s)",
     )
-    result.add_argument(
+    add(
         "--web.config.file",
         dest="web_config_file",
         metavar="FILE",
         type=Path,
         help="TLS and basic-auth users, in the exporter-toolkit's format",
     )
-    result.add_argument(
+    add(
         "--web.allow-anonymous",
         dest="allow_anonymous",
         action="store_true",
         help="listen beyond loopback although no authentication is configured",
     )
-    result.add_argument("--config.file", dest="config_file", metavar="FILE", type=Path, help="settings, in YAML")
-    result.add_argument(
-        "--log.level", dest="log_level", choices=logs.LEVELS, default="info", help="default: %(default)s"
-    )
-    result.add_argument(
-        "--log.format", dest="log_format", choices=("logfmt", "json"), default="logfmt", help="default: %(default)s"
-    )
-    result.add_argument("--version", action="version", version=f"%(prog)s {version}")
-    return result
+    add("--config.file", dest="config_file", metavar="FILE", type=Path, help="settings, in YAML")
+    add("--log.level", dest="log_level", choices=logs.LEVELS, default="info", help="default: %(default)s")
+    add("--log.format", dest="log_format", choices=("logfmt", "json"), default="logfmt", help="default: %(default)s")
 
 
 def report(error: ConfigError) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from deploy.demo.sandbox.aligo import AligoAccount
 from deploy.prometheus.quicken import quicken
+from receiver.tables import REVISION
 from tests.databases import SQLite
 from tests.deployments.engine import GRAFANA, NGINX, Engine, checkout, compose_plugin, stand_in
 from tests.deployments.gateway import DEPLOY, GUIDE_CURLS
@@ -368,6 +369,13 @@ def test_a_reload_reads_the_settings_again_without_a_restart(machine: Machine) -
     machine.run("systemctl", "reload", "coldchain-exporter", "coldchain-receiver")
     until(lambda: machine.samples(19110)[limit] == 25, "the new limit is in force", 20, 0.3)
     assert machine.show("coldchain-exporter", "MainPID") == before
+
+
+def test_a_command_runs_as_its_service_does(machine: Machine) -> None:
+    # neither the user nor the settings of whoever calls it
+    said = machine.shell("coldchain receiver doctor 2>&1 || true")
+    assert f"can be written; schema {REVISION}\n" in said
+    assert machine.shell("find /var/lib/coldchain-receiver ! -user coldchain-receiver") == ""
 
 
 def test_a_service_that_is_killed_comes_back(machine: Machine) -> None:

@@ -177,9 +177,14 @@ def test_check_config_says_that_all_is_well(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_check_config_names_file_and_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [["--config.file=exporter.yaml", "check-config"], ["check-config", "--config.file=exporter.yaml"]],
+    ids=["flag first", "flag behind"],
+)
+def test_check_config_names_file_and_line(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "exporter.yaml").write_text("windows: [1h]\ndefault_interval: never\n")
-    code, out, errors = ends_with(tmp_path, "--config.file=exporter.yaml", "check-config")
+    code, out, errors = ends_with(tmp_path, *arguments)
     assert (code, out) == (1, "")
     assert errors == "error: exporter.yaml:2: default_interval: write a duration such as 15s, 5m, 2h or 1d\n"
 

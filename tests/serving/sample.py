@@ -16,7 +16,8 @@ from serving.settings import ConfigError
 
 
 def main() -> int:
-    options = command.parser("sample", "A sample.", "1.2.3", default_address="127.0.0.1:0").parse_args()
+    parser, _ = command.parser("sample", "A sample.", "1.2.3", default_address="127.0.0.1:0")
+    options = parser.parse_args()
     logs.configure(options.log_level, options.log_format)
 
     def step() -> None:
