@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 _POLL_SECONDS = 2.0  # how soon a delivery is found that another process has stored
 _STORE_PAUSE_SECONDS = 1.0
 _RENEW_SECONDS = 4.0
+_RENEWAL_PATIENCE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,8 @@ class Workers:
             for number, target in enumerate([self._claim_all, *[self._send_all] * carrier.workers])
         ]
         self._threads.append(threading.Thread(target=self._renew, name="lease", daemon=True))
+        self._leases = threading.Lock()
+        self._given_back = threading.Event()
 
     def start(self) -> None:
         """Starts every channel's threads."""
@@ -219,8 +222,15 @@ class Workers:
         begun, untouched = list(self._sending.copy().values()), list(self._taken.copy().values())
         if begun:
             log.warning("stopped while sending: to be sent again", deliveries=[claim.id for claim in begun])
-        if begun or untouched:
+        self._given_back.set()
+        if not (begun or untouched):
+            return
+        # a renewal that is on its way would take back what is given back after it
+        if self._leases.acquire(timeout=_RENEWAL_PATIENCE_SECONDS):
             self._give_back(begun, untouched)
+            self._leases.release()
+        else:
+            log.warning("deliveries not given back, their lease will end", error="the store does not answer")
 
     def finish(self, *, within: timedelta) -> None:
         """For those of one notification: waits until there is no more to do, and stops."""
@@ -342,12 +352,14 @@ class Workers:
             self._renew_these([*self._taken.copy(), *self._sending.copy()])
         while sending := list(self._sending.copy()):
             self._renew_these(sending)
-            time.sleep(_RENEW_SECONDS)
+            if self._given_back.wait(_RENEW_SECONDS):
+                break
 
     def _renew_these(self, deliveries: Sequence[int]) -> None:
         try:
-            if deliveries:
-                self._outbox.renew(deliveries, now=self._clock())
+            with self._leases:
+                if deliveries and not self._given_back.is_set():
+                    self._outbox.renew(deliveries, now=self._clock())
         except StoreUnavailableError as error:
             log.warning("leases not renewed", error=str(error))
 
