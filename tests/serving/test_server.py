@@ -212,6 +212,12 @@ def test_a_request_that_does_not_arrive_in_time_is_cut_off(start: Start, sent: b
         ("tls_server_config:\n  cert_file: a\n", "web.yml:1: tls_server_config.key_file: Field required"),
         ("tls_server_config:\n  cert_file: a\n  key_file: b\n", "web.yml: tls_server_config: No such file"),
         ("basic_auth_users:\n  duty: geheim\n", "web.yml:2: basic_auth_users.duty: expected a bcrypt hash"),
+        # of a hash's length, and what the library would refuse at each login
+        (f"basic_auth_users:\n  duty: $2b$10${'!' * 53}\n", "web.yml:2: basic_auth_users.duty: expected a bcrypt hash"),
+        (f"basic_auth_users:\n  duty: $2b$03${'.' * 53}\n", "web.yml:2: basic_auth_users.duty: expected a bcrypt hash"),
+        (f"basic_auth_users:\n  duty: $2b$10${'a' * 53}\n", "web.yml:2: basic_auth_users.duty: expected a bcrypt hash"),
+        # a login that takes hours
+        (f"basic_auth_users:\n  duty: $2b$31${'.' * 53}\n", "web.yml:2: basic_auth_users.duty: expected a bcrypt hash"),
     ],
 )
 def test_a_wrong_web_configuration_is_refused(start: Start, tmp_path: Path, text: str, expected: str) -> None:
