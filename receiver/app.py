@@ -30,6 +30,7 @@ from receiver.service import CHANNELS, Receiver
 from receiver.store import StoreUnavailableError
 from serving.reload import Reload
 from serving.routes import state_routes
+from serving.sites import from_another_site
 
 __all__ = ["create_app"]
 
@@ -209,7 +210,7 @@ class _Doors:
         return JSONResponse({**_document(record, zone), "alerts": alerts})
 
     def retry(self, request: Request) -> Response:
-        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        if from_another_site(request.headers):
             raise HTTPException(403, "another site's page asked for this")
         delivery_id = request.path_params["id"]
         done = self._receiver.retry(delivery_id)

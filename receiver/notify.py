@@ -26,6 +26,7 @@ from receiver.notice import InvalidNoticeError, Outcome, Posted, outcome, read, 
 from receiver.outbox import KeyReusedError
 from receiver.service import Receiver
 from receiver.store import StoreUnavailableError
+from serving.sites import from_another_site
 
 __all__ = ["Turns", "is_local", "routes"]
 
@@ -206,7 +207,7 @@ def _is_known(request: Request) -> bool:
 
 def _refuse_other_sites(request: Request) -> None:
     """A page of another site can have a browser on this machine send it, with its credentials even."""
-    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+    if from_another_site(request.headers):
         raise HTTPException(403, "another site's page asked for this")
 
 

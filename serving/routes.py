@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from serving.reload import Reload
 from serving.settings import ConfigError
+from serving.sites import from_another_site
 
 __all__ = ["state_routes"]
 
@@ -28,7 +29,7 @@ def state_routes(*, ready: Callable[[], str | None], reload: Reload) -> list[Rou
         return PlainTextResponse("Ready\n") if reason is None else PlainTextResponse(f"Not ready: {reason}\n", 503)
 
     def read_again(request: Request) -> Response:
-        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        if from_another_site(request.headers):
             return JSONResponse({"detail": "another site's page asked for this"}, status_code=403)
         try:
             reload()

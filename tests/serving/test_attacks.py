@@ -412,10 +412,27 @@ def test_no_page_of_another_site_may_read_anything(target: Target) -> None:
         assert "access-control-" not in headers
 
 
-def test_no_page_of_another_site_has_the_settings_read_again(target: Target) -> None:
-    status, _ = curl(target.url("/-/reload"), "-X", "POST", "-H", "Sec-Fetch-Site: cross-site")
+# A browser says Sec-Fetch-Site to addresses that it trusts alone (https, localhost), Origin with every POST.
+@pytest.mark.parametrize(
+    "header",
+    ["Sec-Fetch-Site: cross-site", "Origin: http://evil.example", "Origin: http://127.0.0.1:1", "Origin: null"],
+)
+def test_no_page_of_another_site_has_the_settings_read_again(target: Target, header: str) -> None:
+    status, _ = curl(target.url("/-/reload"), "-X", "POST", "-H", header)
     assert status == 403
     assert "configuration read again" not in target.log()
+
+
+@pytest.mark.parametrize("header", ["Sec-Fetch-Site: cross-site", "Origin: http://evil.example", "Origin: null"])
+def test_no_page_of_another_site_has_a_delivery_tried_again(telling: tuple[Target, Sandbox], header: str) -> None:
+    receiver, _ = telling
+    status, _ = curl(receiver.url("/api/v1/deliveries/1/retry"), "-X", "POST", "-H", header)
+    assert status == 403
+
+
+def test_a_page_of_the_same_site_is_no_other(target: Target) -> None:
+    own = f"Origin: http://127.0.0.1:{target.port}"
+    assert curl(target.url("/-/reload"), "-X", "POST", "-H", own)[0] == 200
 
 
 TESTS = [
@@ -455,6 +472,8 @@ def telling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Target, 
         "Host:",
         "Sec-Fetch-Site: cross-site",
         "Sec-Fetch-Site: same-site",
+        "Origin: http://evil.example",
+        "Origin: null",
         "X-Forwarded-For: 127.0.0.1",
         "Forwarded: for=127.0.0.1",
     ],
