@@ -16,7 +16,7 @@ PYTHON=/path/to/python3 (3.11 or later) names the interpreter.
 TEXT
 }
 
-root= dry=false start=true
+root='' dry=false start=true
 while [[ $# -gt 0 ]]; do
   case $1 in
     --root) root=$(realpath -m "${2:?--root needs a folder}"); shift ;;
@@ -61,14 +61,6 @@ if [[ ! -e $opt/$version/complete ]]; then
   run install -m 644 "$source/README.md" "$opt/$version/README.md"
   run touch "$opt/$version/complete"
 fi
-run ln -sfnT "$version" "$opt/next"
-run mv -T "$opt/next" "$opt/current"
-for name in coldchain-exporter coldchain-receiver; do
-  run mkdir -p "$root/usr/local/bin"
-  run ln -sfn "/opt/coldchain-monitor/current/bin/$name" "$root/usr/local/bin/$name"
-done
-
-run install -m 755 "$here/coldchain" "$root/usr/local/bin/coldchain"
 
 # Settings, only where there are none.
 new() { # MODE GROUP FROM TO
@@ -82,6 +74,23 @@ for name in exporter receiver; do
   [[ -e $settings ]] || settings=/dev/null # every default
   new 640 "$(group $name)" "$settings" "$etc/$name.yaml"
 done
+
+# Settings that the new version refuses leave the running one in force, for the next boot as well.
+if $start; then
+  for name in exporter receiver; do
+    run runuser -u "coldchain-$name" -- env --chdir=/ "$opt/$version/bin/coldchain-$name" \
+      --config.file="$etc/$name.yaml" check-config ||
+      die "version $version refuses $etc/$name.yaml: mend it and install again; what ran before goes on"
+  done
+fi
+
+run ln -sfnT "$version" "$opt/next"
+run mv -T "$opt/next" "$opt/current"
+for name in coldchain-exporter coldchain-receiver; do
+  run mkdir -p "$root/usr/local/bin"
+  run ln -sfn "/opt/coldchain-monitor/current/bin/$name" "$root/usr/local/bin/$name"
+done
+run install -m 755 "$here/coldchain" "$root/usr/local/bin/coldchain"
 
 # The runbooks, which the gateway serves.
 run mkdir -p "$root/usr/share/coldchain-monitor"
@@ -98,10 +107,6 @@ for name in exporter receiver; do
 done
 
 if $start; then
-  for name in exporter receiver; do
-    run runuser -u "coldchain-$name" -- env --chdir=/ "$opt/current/bin/coldchain-$name" \
-      --config.file="$etc/$name.yaml" check-config
-  done
   run systemctl daemon-reload
   run systemctl enable --quiet coldchain-exporter coldchain-receiver
   if $changed; then

@@ -12,7 +12,7 @@ usage: deploy/systemd/uninstall.sh [--root DIR] [--dry-run] [--purge]
 TEXT
 }
 
-root= dry=false purge=false
+root='' dry=false purge=false
 while [[ $# -gt 0 ]]; do
   case $1 in
     --root) root=$(realpath -m "${2:?--root needs a folder}"); shift ;;

@@ -407,6 +407,21 @@ def test_stopping_is_clean(machine: Machine) -> None:
     machine.run("systemctl", "start", "coldchain-exporter", "coldchain-receiver")
 
 
+def test_an_upgrade_that_refuses_the_settings_leaves_the_running_version_in_force(machine: Machine) -> None:
+    before = machine.shell("readlink /opt/coldchain-monitor/current").strip()
+    machine.shell("cp -r /source /newer; echo '# newer' >> /newer/receiver/__init__.py; "
+                  "echo 'unheard_of: 1' >> /etc/coldchain-monitor/receiver.yaml")  # fmt: skip
+    with pytest.raises(AssertionError, match=r"refuses /etc/coldchain-monitor/receiver\.yaml: mend it"):
+        machine.run("/newer/deploy/systemd/install.sh")
+    assert machine.shell("readlink /opt/coldchain-monitor/current").strip() == before
+    machine.shell("sed -i /unheard_of/d /etc/coldchain-monitor/receiver.yaml")
+    pid = machine.show("coldchain-receiver", "MainPID")
+    machine.run("/newer/deploy/systemd/install.sh")
+    assert machine.show("coldchain-receiver", "MainPID") != pid  # the newer one runs, not the one before
+    assert before in machine.shell("ls /opt/coldchain-monitor").split()
+    until(lambda: machine.ready(19110) and machine.ready(19111), "both are ready", 60, 0.3)
+
+
 def test_an_upgrade_keeps_what_was_edited_and_the_version_before(machine: Machine) -> None:
     machine.shell(
         "echo '# edited' >> /etc/coldchain-monitor/receiver.env; echo '# newer' >> /source/exporter/__init__.py"
