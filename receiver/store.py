@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import queue
@@ -214,6 +215,9 @@ class Store:
                 self._engine.dispose()
                 self._opened = False
             if not self._opened:
+                if self._file is not None:  # it tells who is told what; what SQLite lays beside it is as closed
+                    with contextlib.suppress(OSError):  # SQLite says it better
+                        self._file.touch(0o600)
                 _migrate(self._engine)
                 self._opened_file = self._identity()
                 self._opened = True

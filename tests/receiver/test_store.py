@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import subprocess
 import sys
@@ -32,6 +33,18 @@ def beat(name: str, connection: Connection) -> None:
 
 def write(store: Store, name: str) -> None:
     store.write(lambda connection: beat(name, connection))
+
+
+def test_what_it_makes_is_for_its_own_user_alone(file: Path) -> None:
+    """Who is told what, with addresses and numbers, concerns nobody else on the machine."""
+    before = os.umask(0o022)
+    try:
+        with opened(f"sqlite:///{file}") as store:
+            write(store, "one")
+            modes = {made.name: f"{made.stat().st_mode & 0o777:o}" for made in file.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {"receiver.db": "600", "receiver.db-wal": "600", "receiver.db-shm": "600"}
 
 
 def names(store: Store) -> list[str]:
