@@ -103,7 +103,9 @@ venv() {
   fi
   say "Installing the locked Python packages into .venv"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $lock
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+  # setuptools warns of every editable install, whatever it is of
+  PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+    --no-build-isolation -e .
   rm -f .venv/installed-*
   touch "$stamp"
 }
