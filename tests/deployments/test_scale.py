@@ -6,6 +6,7 @@ import contextlib
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from tests.deployments.gateway import DEPLOY
 from tests.e2e.chain import Chain
 from tests.programs import program
 from tests.receiver.test_process import Process
+from tests.serving.authority import Authority, web_file
 from tests.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
@@ -126,7 +128,7 @@ def test_victoria_metrics_keeps_what_people_look_at_and_outlives_prometheus(tmp_
 
 @dataclass
 class Pair:
-    """Two receivers on one PostgreSQL behind one Alertmanager, and the sandbox that they send to."""
+    """Two receivers by TLS on one PostgreSQL behind one Alertmanager, and the sandbox that they send to."""
 
     sandbox: Sandbox
     receivers: list[Process]
@@ -164,18 +166,27 @@ def pair(tmp_path_factory: pytest.TempPathFactory, postgresql: PostgreSQL) -> It
     token.write_text("a-token-of-the-pair\n")
     with Sandbox(Options(slack_rate=0)) as sandbox:
         receivers = []
+        ours = Authority(folder, "ours")
+        trusting = ssl.create_default_context(cafile=str(ours.certificate))
         for name in "ab":
             (folder / name).mkdir()
+            web = web_file(folder / name, ours)
             given = {"RECEIVER_DATABASE_URL": url, "RECEIVER_TOKEN_FILE": str(token)}
-            receivers.append(Process(sandbox, folder / name, **given))
-            receivers[-1].client.headers["Authorization"] = f"Bearer {token.read_text().strip()}"
+            receivers.append(Process(sandbox, folder / name, f"--web.config.file={web}", **given))
+            receivers[-1].client = httpx.Client(
+                base_url=f"https://{receivers[-1].address}",
+                headers={"Authorization": f"Bearer {token.read_text().strip()}"},
+                verify=trusting,
+                timeout=20,
+            )
         quicken(folder, divide=60)
         document = yaml.safe_load((folder / "alertmanager.yml").read_text("utf-8"))
-        shipped = "/etc/alertmanager/coldchain-receiver.token"
-        assert shipped in REPLICAS
-        text = REPLICAS.replace(shipped, str(token))
+        text = REPLICAS
+        for shipped, own in (("coldchain-receiver.token", token), ("coldchain-receiver-ca.crt", ours.certificate)):
+            assert f"/etc/alertmanager/{shipped}" in text
+            text = text.replace(f"/etc/alertmanager/{shipped}", str(own))
         for name, receiver in zip("ab", receivers, strict=True):
-            assert f"receiver-{name}.example:19111" in text
+            assert f"https://receiver-{name}.example:19111/" in text
             text = text.replace(f"receiver-{name}.example:19111", receiver.address)
         (replaced,) = yaml.safe_load(text)["receivers"]
         others = [one for one in document["receivers"] if one["name"] != replaced["name"]]
