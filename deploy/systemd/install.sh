@@ -80,7 +80,7 @@ if $start; then
   for name in exporter receiver; do
     run runuser -u "coldchain-$name" -- env --chdir=/ "$opt/$version/bin/coldchain-$name" \
       --config.file="$etc/$name.yaml" check-config ||
-      die "version $version refuses $etc/$name.yaml: mend it and install again; what ran before goes on"
+      die "$etc/$name.yaml does not pass check-config, see above: mend it and install again; what ran before goes on"
   done
 fi
 

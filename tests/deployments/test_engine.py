@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
 
 from deploy.demo.sandbox.aligo import AligoAccount
@@ -24,6 +26,7 @@ from tests.deployments.gateway import DEPLOY, GUIDE_CURLS
 from tests.deployments.test_compose import OURS, SERVICES
 from tests.e2e.chain import EXPORTER_SETTINGS
 from tests.programs import program
+from tests.serving.authority import Authority
 from tests.waiting import until
 
 # One file for all of it, so that one engine and one base image do. The first test builds everything.
@@ -41,6 +44,19 @@ class Stack:
 
     def compose(self, *arguments: str) -> str:
         return self.engine.compose(self.project, self.settings, *arguments)
+
+    def shell(self, script: str) -> None:
+        """Runs what a page says to run in deploy/."""
+        done = subprocess.run(
+            ["bash", "-ec", f'docker() {{ shift; {compose_plugin()} "$@"; }}\n{script}'],
+            cwd=self.project,
+            env=self.engine.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
 
     def curl(self, *arguments: str) -> tuple[int, str]:
         """Status and body of what curl fetches in the engine's network."""
@@ -86,6 +102,19 @@ class Stack:
     def inspect(self, service: str) -> Any:
         """What the engine says of the service's container, running or not."""
         return json.loads(self.engine.docker("inspect", self.compose("ps", "--all", "--quiet", service).strip()))[0]
+
+
+def scripts(page: str, heading: str) -> list[str]:
+    """The blocks of shell below the heading of a page."""
+    section = (DEPLOY / page).read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    found = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert found, f"{page} has nothing to run below {heading}"
+    return found
+
+
+def without_comments(script: str) -> list[str]:
+    """The lines, however they are spaced."""
+    return [" ".join(line.partition("#")[0].split()) for line in script.splitlines()]
 
 
 def newest(name: str, *alternatives: str) -> Path:
@@ -250,6 +279,55 @@ class TestTheRunningStack:
         after = stack.json("http://127.0.0.1:19111/api/v1/notifications")["notifications"]
         assert {entry["id"] for entry in before} <= {entry["id"] for entry in after}
 
+    def test_what_was_saved_by_the_page_is_there_again_after_restoring_it(self, stack: Stack) -> None:
+        save, restore = scripts("compose.md", "Save and restore")
+        assert scripts("compose.ko.md", "백업과 복원") == [save, restore]
+        url = "http://127.0.0.1:19111/api/v1/notifications?limit=500"
+        saved = {entry["id"] for entry in stack.json(url)["notifications"]}
+        stack.shell(save)
+        later = stack.json("http://127.0.0.1:8000/api/v1/monitoring/test/slack")["notification"]
+        stack.shell(restore)
+        found = {entry["id"]: entry["source"] for entry in stack.json(url)["notifications"]}
+        assert saved <= found.keys()
+        assert found.get(later) != "test"
+
+    def test_the_tls_door_of_the_page_opens_for_its_users_alone(self, stack: Stack) -> None:
+        (opened,) = scripts("compose.md", "The door for callers on other machines")
+        (korean,) = scripts("compose.ko.md", "다른 서버와 PC를 위한 접속 통로")
+        assert without_comments(korean) == without_comments(opened)
+        certificate, key = Authority(stack.engine.folder, "ours").sign("gateway")
+        certificate.rename(stack.project / "fullchain.pem")
+        key.rename(stack.project / "privkey.pem")
+        hashed = bcrypt.hashpw(b"duty", bcrypt.gensalt(4)).decode()  # the program asks at the terminal
+        stack.shell(f"htpasswd() {{ echo 'duty:{hashed}' > \"$3\"; }}\n{opened}")
+        asked = ("--cacert", f"{stack.engine.folder}/ours-ca.crt", "https://127.0.0.1:8443/api/v1/monitoring/health")
+        assert stack.curl(*asked)[0] == 401
+        assert stack.curl("--user", "duty:wrong", *asked)[0] == 401
+        status, body = stack.curl("--user", "duty:duty", *asked)
+        assert (status, "checks" in json.loads(body)) == (200, True)
+        assert stack.curl("http://127.0.0.1:8000/api/v1/monitoring/health")[0] == 200
+
+    def test_upgrading_by_the_page_takes_every_file_that_is_newer(self, stack: Stack) -> None:
+        commands = {
+            found[1]
+            for page in ("compose.md", "compose.ko.md")
+            if (found := re.search(r"\| `git pull[^|]*`(docker compose [^`]+)`", (DEPLOY / page).read_text("utf-8")))
+        }
+        (command,) = commands
+        gateway, rules = stack.project / "gateway/coldchain.conf", stack.engine.folder / "quick/rules"
+        for file, old, new in (
+            (gateway, "listen 127.0.0.1:8000;", "listen 127.0.0.1:8000; add_header X-Newer yes always;"),
+            (rules / "host.yml", "alert: ColdChainCpuHigh", "alert: ColdChainNewer"),
+        ):
+            text = file.read_text("utf-8")
+            assert old in text
+            file.unlink()  # as git does it
+            file.write_text(text.replace(old, new))
+        stack.shell(command)
+        assert "x-newer: yes" in stack.curl("--head", "http://127.0.0.1:8000/api/v1/monitoring/health")[1].lower()
+        assert "ColdChainNewer" in stack.curl("http://127.0.0.1:9090/api/v1/rules")[1]
+        assert stack.inspect("receiver")["State"]["Health"]["Status"] == "healthy"
+
     def test_the_image_holds_the_programs_and_no_installer(self, stack: Stack) -> None:
         for name in OURS:
             said = stack.engine.docker(
@@ -398,6 +476,50 @@ def test_a_service_that_hangs_is_started_again(machine: Machine) -> None:
     until(lambda: machine.ready(19111), "it is ready again", 30, 0.3)
 
 
+def test_what_was_saved_by_the_page_is_there_again_after_restoring_it(machine: Machine) -> None:
+    save, restore = scripts("systemd/README.md", "Save and restore")
+    assert scripts("systemd/README.ko.md", "백업과 복원") == [save, restore]
+    webhook = json.dumps(
+        {
+            "version": "4",
+            "groupKey": "saved",
+            "status": "firing",
+            "receiver": "coldchain-receiver",
+            "groupLabels": {},
+            "commonLabels": {},
+            "commonAnnotations": {},
+            "externalURL": "",
+            "truncatedAlerts": 0,
+            "alerts": [
+                {
+                    "status": "firing",
+                    "labels": {"alertname": "Saved", "severity": "info"},
+                    "annotations": {},
+                    "startsAt": "2026-01-01T00:00:00Z",
+                    "endsAt": "0001-01-01T00:00:00Z",
+                    "generatorURL": "",
+                    "fingerprint": "5a7ed",
+                }
+            ],
+        }
+    )
+    post = (
+        "import sys, urllib.request as r; r.urlopen(r.Request('http://127.0.0.1:19111/webhook', sys.argv[1].encode(), "
+        "{'Content-Type': 'application/json'}), timeout=10)"
+    )
+    machine.run("python3", "-c", post, webhook)
+    machine.shell(save)
+    machine.run("python3", "-c", post, webhook.replace("saved", "later").replace("5a7ed", "1a7e5"))
+    machine.shell(restore)
+    until(lambda: machine.ready(19111), "it is ready again", 30, 0.3)
+    history = machine.run("python3", "-c", FETCH, "http://127.0.0.1:19111/api/v1/notifications")
+    assert [entry["group_key"] for entry in json.loads(history)["notifications"]] == ["saved"]
+    assert machine.shell("stat -c '%U %a' /var/lib/coldchain-receiver/receiver.db").split() == [
+        "coldchain-receiver",
+        "600",
+    ]
+
+
 def test_stopping_is_clean(machine: Machine) -> None:
     machine.run("systemctl", "restart", "coldchain-exporter", "coldchain-receiver")
     until(lambda: machine.ready(19110) and machine.ready(19111), "both are ready", 60, 0.3)
@@ -411,14 +533,14 @@ def test_an_upgrade_that_refuses_the_settings_leaves_the_running_version_in_forc
     before = machine.shell("readlink /opt/coldchain-monitor/current").strip()
     machine.shell("cp -r /source /newer; echo '# newer' >> /newer/receiver/__init__.py; "
                   "echo 'unheard_of: 1' >> /etc/coldchain-monitor/receiver.yaml")  # fmt: skip
-    with pytest.raises(AssertionError, match=r"refuses /etc/coldchain-monitor/receiver\.yaml: mend it"):
+    with pytest.raises(AssertionError, match=r"/etc/coldchain-monitor/receiver\.yaml does not pass"):
         machine.run("/newer/deploy/systemd/install.sh")
     assert machine.shell("readlink /opt/coldchain-monitor/current").strip() == before
     machine.shell("sed -i /unheard_of/d /etc/coldchain-monitor/receiver.yaml")
     pid = machine.show("coldchain-receiver", "MainPID")
     machine.run("/newer/deploy/systemd/install.sh")
     assert machine.show("coldchain-receiver", "MainPID") != pid  # the newer one runs, not the one before
-    assert before in machine.shell("ls /opt/coldchain-monitor").split()
+    assert before in machine.shell("rm -r /newer; ls /opt/coldchain-monitor").split()
     until(lambda: machine.ready(19110) and machine.ready(19111), "both are ready", 60, 0.3)
 
 
