@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 
 from receiver import alertmanager
 from receiver.notification import HEARTBEAT, SEVERITIES, Alert, Notification
@@ -29,6 +29,7 @@ from receiver.tables import (
 )
 
 __all__ = [
+    "CLOCKS_DIFFER",
     "Accepted",
     "Addition",
     "Asked",
@@ -45,6 +46,9 @@ AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
 REMINDER = "repeat interval elapsed"
 """`notification_reason` of a reminder (Alertmanager's notify.ReasonRepeatIntervalElapsed)."""
+
+CLOCKS_DIFFER = timedelta(minutes=1)
+"""More than those of two receivers do: what is stored as later than that was stored before the clock was set back."""
 
 _LOST = ("failed", "suppressed")  # states in which nobody got the message
 _AT_ONCE = 500  # values asked for in one statement
@@ -263,11 +267,13 @@ def _take_request(connection: Connection, asked: Asked) -> int | None:
 
 
 def note_time(connection: Connection, name: str, now: datetime) -> None:
-    """A later time takes an earlier one's place."""
+    """A later time takes an earlier one's place, and one that can be takes that of one that cannot have been yet."""
     new = insert_into(connection, heartbeats).values(name=name, seen_at=now)
     connection.execute(
         new.on_conflict_do_update(
-            index_elements=[heartbeats.c.name], set_={"seen_at": now}, where=heartbeats.c.seen_at < now
+            index_elements=[heartbeats.c.name],
+            set_={"seen_at": now},
+            where=or_(heartbeats.c.seen_at < now, heartbeats.c.seen_at > now + CLOCKS_DIFFER),
         )
     )
 

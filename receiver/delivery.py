@@ -26,6 +26,7 @@ _POLL_SECONDS = 2.0  # how soon a delivery is found that another process has sto
 _STORE_PAUSE_SECONDS = 1.0
 _RENEW_SECONDS = 4.0
 _RENEWAL_PATIENCE_SECONDS = 1.0
+_SET_BACK = timedelta(seconds=5)  # by less nobody waits long, and a clock that is corrected little by little never is
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ class _Line:
         self.wake = threading.Event()
         """Set when there may be something to claim."""
         self.claimed: queue.SimpleQueue[Claim | None] = queue.SimpleQueue()
+        self.looked_at: datetime | None = None
         self.more = False
         """Whether the last look found as many as there was room for."""
         self.open = 0
@@ -291,6 +293,11 @@ class Workers:
 
     def _claim(self, name: str, room: int) -> list[Claim]:
         line, now = self._lines[name], self._clock()
+        if line.looked_at is not None and now < line.looked_at - _SET_BACK:
+            log.warning("the clock was set back, what waits is tried now", channel=name, by=str(line.looked_at - now))
+            line.pace.forget()
+            self._outbox.make_due(name, now=now)
+        line.looked_at = now
         claims = self._outbox.claim(
             name,
             now=now,
@@ -381,6 +388,10 @@ class _Pace:
         """From the end of a message on: how long it took to be sent is not known to the peer."""
         with self._lock:
             self._ready[lane] = now + max(self._pause, asked)
+
+    def forget(self) -> None:
+        with self._lock:
+            self._ready.clear()
 
     def busy(self, now: datetime) -> list[str]:
         with self._lock:

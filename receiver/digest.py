@@ -55,7 +55,7 @@ class Turn:
 def turn(lane: Lane, rate: Rate, now: datetime) -> Turn:
     """Whether a message to these readers goes by itself, waits for a digest, or is that digest."""
     if lane.digest_at is not None:
-        if now < lane.digest_at:
+        if now < lane.digest_at <= now + rate.every:  # it is never further off unless the clock was set back
             return Turn(lane, wait_until=lane.digest_at)
         return Turn(note(replace(lane, digest_at=None), 1, rate, now), gather=True)
     if len(_recent(lane, rate, now)) < rate.most:
@@ -71,4 +71,4 @@ def note(lane: Lane, count: int, rate: Rate, now: datetime) -> Lane:
 
 
 def _recent(lane: Lane, rate: Rate, now: datetime) -> tuple[datetime, ...]:
-    return tuple(time for time in lane.told if time > now - rate.within)
+    return tuple(time for time in lane.told if abs(now - time) < rate.within)

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, fun
 
 from receiver import alertmanager, claiming
 from receiver.accepting import (
+    CLOCKS_DIFFER,
     Accepted,
     Addition,
     Asked,
@@ -229,13 +230,13 @@ class Outbox:
     def watch(self, fingerprint: str, *, now: datetime, patience: timedelta) -> Watched:
         """Notes that somebody listens for the heartbeat now, and says what is known of it and of its alarm.
 
-        When nobody has listened for longer than `patience`, listening begins anew.
+        When nobody has listened for longer than `patience`, or the clock was set back, listening begins anew.
         """
 
         def work(connection: Connection) -> Watched:
             known = {row.name: row.seen_at for row in connection.execute(select(heartbeats))}
             listened, since = known.get(_LISTENED), known.get(_LISTENING_SINCE)
-            if listened is None or since is None or now - listened > patience:
+            if listened is None or since is None or now - listened > patience or since > now + CLOCKS_DIFFER:
                 since = now
                 note_time(connection, _LISTENING_SINCE, since)
             note_time(connection, _LISTENED, now)
@@ -328,6 +329,16 @@ class Outbox:
     def next_due(self, channel: str) -> datetime | None:
         """When the channel's next delivery is due or its lease ends; None where nothing waits."""
         return self._store.read(lambda connection: claiming.next_due(connection, channel))
+
+    def make_due(self, channel: str, *, now: datetime) -> None:
+        """Has everything due that waits for its next attempt: after the clock was set back, that is nobody's wish."""
+        waiting = update(deliveries).where(
+            deliveries.c.channel == channel,
+            is_open(deliveries),
+            deliveries.c.state != "held",
+            deliveries.c.next_attempt_at > now,
+        )
+        self._store.write(lambda connection: connection.execute(waiting.values(next_attempt_at=now)))
 
     def renew(self, ids: Sequence[int], *, now: datetime) -> None:
         """Extends the lease on those of these deliveries that this process holds."""

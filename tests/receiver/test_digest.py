@@ -43,8 +43,20 @@ def told(*seconds: float, digest_at: float | None = None) -> Lane:
         (told(0, 1, digest_at=62), 30, 62, False),
         (told(0, 1, digest_at=62), 62, None, True),
         (told(0, 1, digest_at=62), 600, None, True),
+        (told(3600, 3601), 0, None, False),
+        (told(3600, 3601, digest_at=3662), 0, None, True),
     ],
-    ids=["first", "second", "third", "a minute later", "within a storm", "digest", "late digest"],
+    ids=[
+        "first",
+        "second",
+        "third",
+        "a minute later",
+        "within a storm",
+        "digest",
+        "late digest",
+        "clock set back",
+        "clock set back within a storm",
+    ],
 )
 def test_above_the_rate_messages_wait_for_the_digest(
     lane: Lane, second: float, waits_until: float | None, *, gathers: bool

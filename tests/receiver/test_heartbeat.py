@@ -81,6 +81,18 @@ def test_last_word_on_the_alarm_is_known(outbox: Outbox) -> None:
     assert outbox.watch("f1", now=NOW, patience=MINUTE).alarm == Told(2, NOW, firing=False)
 
 
+def test_clock_that_was_set_back_does_not_keep_a_dead_heartbeat_alive(store: Store) -> None:
+    world = World(Outbox(store, "one"))
+    world.now = NOW + DAY
+    world.watch.look()
+    world.beat()
+    world.now = NOW
+    world.beat()
+    world.wait(11 * MINUTE)
+    (alarm,) = world.alarms()
+    assert alarm.firing
+
+
 # Looking
 
 

@@ -156,3 +156,22 @@ def test_no_thread_outlives_the_receiver(sandbox: Sandbox, settings: ReceiverSet
     with running(sandbox, settings):
         pass
     until(lambda: threading.active_count() <= before, "every thread has ended")
+
+
+def test_clock_that_is_set_back_holds_up_no_channel(night: Night) -> None:
+    critical = {"alertname": "ColdChainDatabaseDown", "category": "database", "severity": "critical"}
+    night.post(payload_alert("before", labels=critical), at=MORNING)
+    until(lambda: night.states() + night.states("slack") == ["delivered"] * 2, "it is told")
+    night.post(payload_alert("after", labels=critical), at=MORNING - HOUR, group="after")
+    until(lambda: night.states() + night.states("slack") == ["delivered"] * 4, "the next is told as well")
+
+
+def test_what_waits_when_the_clock_is_set_back_does_not_wait_until_it_has_caught_up(
+    night: Night, sandbox: Sandbox
+) -> None:
+    sandbox.misbehave(channel="smtp", status=451, times=1)
+    critical = {"alertname": "ColdChainDatabaseDown", "category": "database", "severity": "critical"}
+    night.post(payload_alert("before", labels=critical), at=MORNING)
+    until(lambda: night.states() == ["retrying"], "the mail is to be tried again")
+    night.now = MORNING - HOUR
+    until(lambda: night.states() == ["delivered"], "it is")
