@@ -6,10 +6,12 @@ import argparse
 import itertools
 import os
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 from receiver import check, direct, doctor, explain, preview, settings
 from receiver.app import create_app
+from receiver.channels.sms import normalised
 from receiver.outbox import Outbox
 from receiver.service import Receiver
 from receiver.settings import ReceiverSettings
@@ -58,7 +60,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     preview.add(commands)
     direct.add(commands)
     erase = commands.add_parser("erase", help="take a recipient's address out of the history")
-    erase.add_argument("address", help="a mail address, or a number as it was configured")
+    erase.add_argument("address", help="a mail address or a number")
     return parser.parse_args(arguments)
 
 
@@ -74,7 +76,7 @@ def _erase(found: ReceiverSettings, address: str) -> int:
     store = Store(read_url(found.database_url.get_secret_value()))
     store.start()
     try:
-        count = Outbox(store, "erase").erase(address)
+        count = Outbox(store, "erase").erase(_as_stored(address), now=datetime.now(UTC))
     except StoreUnavailableError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -82,6 +84,14 @@ def _erase(found: ReceiverSettings, address: str) -> int:
         store.close()
     print(f"taken out of {count} deliveries")
     return 0
+
+
+def _as_stored(address: str) -> str:
+    """A number may be written in more ways than one."""
+    try:
+        return normalised(address)
+    except ValueError:
+        return address
 
 
 def _serve(options: argparse.Namespace, found: ReceiverSettings) -> int:

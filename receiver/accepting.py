@@ -16,6 +16,7 @@ from receiver import alertmanager
 from receiver.notification import HEARTBEAT, SEVERITIES, Alert, Notification
 from receiver.routing import Earlier, Identity, PlannedDelivery, Receipt, identity
 from receiver.tables import (
+    ERASED,
     OPEN_STATES,
     alerts,
     deliveries,
@@ -313,7 +314,11 @@ def _told(
         addresses: defaultdict[int, list[str]] = defaultdict(list)
         for delivery_id, address in connection.execute(
             select(recipients.c.delivery_id, recipients.c.address)
-            .where(recipients.c.delivery_id.in_([row.id for row in rows]), recipients.c.state != "refused")
+            .where(
+                recipients.c.delivery_id.in_([row.id for row in rows]),
+                recipients.c.state != "refused",
+                recipients.c.address != ERASED,
+            )
             .order_by(recipients.c.delivery_id, recipients.c.position)
         ):
             addresses[delivery_id].append(address)

@@ -32,6 +32,7 @@ from receiver.notification import HEARTBEAT, Alert, Notification, Severity
 from receiver.routing import Earlier, PlannedDelivery, Quiet, Receipt
 from receiver.store import Store
 from receiver.tables import (
+    ERASED,
     OPEN_STATES,
     alerts,
     deliveries,
@@ -397,11 +398,17 @@ class Outbox:
                 return None
             if state not in ("failed", "partial", "uncertain", "suppressed"):
                 return False
-            connection.execute(
+            again = connection.execute(
                 update(recipients)
-                .where(recipients.c.delivery_id == delivery_id, recipients.c.state != "delivered")
+                .where(
+                    recipients.c.delivery_id == delivery_id,
+                    recipients.c.state != "delivered",
+                    recipients.c.address != ERASED,
+                )
                 .values(state="waiting", error=None, settled_at=None)
             )
+            if not again.rowcount:
+                return False
             changed = connection.execute(
                 update(deliveries)
                 .where(deliveries.c.id == delivery_id, deliveries.c.state == state)
@@ -493,18 +500,27 @@ class Outbox:
 
         return self._store.write(work)
 
-    def erase(self, address: str) -> int:
+    def erase(self, address: str, *, now: datetime) -> int:
         """Takes an address out of the history; how many deliveries named it. What still waits is not sent there."""
 
         def work(connection: Connection) -> int:
-            found = connection.execute(select(recipients).where(recipients.c.address == address)).all()
-            for row in found:
+            of_address = func.lower(recipients.c.address) == address.lower()
+            found = connection.execute(select(recipients.c.delivery_id).where(of_address)).scalars().all()
+            waits = recipients.c.state == "waiting"
+            connection.execute(update(recipients).where(of_address, waits).values(state="refused"))
+            connection.execute(update(recipients).where(of_address).values(address=ERASED, error=None))
+            has_others = exists().where(
+                recipients.c.delivery_id == deliveries.c.id,
+                or_(recipients.c.state != "refused", recipients.c.address != ERASED),
+            )
+            for some in in_parts(found):
+                named = deliveries.c.id.in_(some)
+                connection.execute(update(deliveries).where(named).values(error=None))
                 connection.execute(
-                    update(recipients)
-                    .where(recipients.c.delivery_id == row.delivery_id, recipients.c.position == row.position)
-                    .values(address="(erased)", error=None, state="refused" if row.state == "waiting" else row.state)
+                    update(deliveries)
+                    .where(named, is_open(deliveries), deliveries.c.lease_owner.is_(None), ~has_others)
+                    .values(state="suppressed", settled_at=now, error="the recipients were erased")
                 )
-                connection.execute(update(deliveries).where(deliveries.c.id == row.delivery_id).values(error=None))
             return len(found)
 
         return self._store.write(work)

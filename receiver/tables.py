@@ -30,6 +30,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.types import TypeDecorator
 
 __all__ = [
+    "ERASED",
     "OPEN_STATES",
     "REVISION",
     "alerts",
@@ -88,6 +89,10 @@ OPEN_STATES = ("pending", "held", "retrying")
 
 LOST_STATES = ("failed", "uncertain")
 """States of a delivery that has come to its end and may have reached nobody."""
+
+
+ERASED = "(erased)"
+"""What stands in the place of a recipient's address that was taken out."""
 
 
 def is_open(table: FromClause) -> ColumnElement[bool]:

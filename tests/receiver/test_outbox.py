@@ -415,7 +415,7 @@ def test_erased_address_is_in_no_row(outbox: Outbox) -> None:
     add(outbox)
     recipients = {0: ("refused", "a@example.com refused: 550 no a@example.com here"), 1: ("delivered", None)}
     outbox.finish(claim(outbox)[0], Settlement("partial", recipients, error="a@example.com refused: 550"), now=NOW)
-    assert outbox.erase("a@example.com") == 1
+    assert outbox.erase("A@Example.com", now=NOW) == 1
     record = outbox.notification(1)
     assert record is not None
     assert "a@example.com" not in repr(record)
@@ -424,5 +424,37 @@ def test_erased_address_is_in_no_row(outbox: Outbox) -> None:
 
 def test_erased_address_gets_nothing_more(outbox: Outbox) -> None:
     add(outbox)
-    outbox.erase("a@example.com")
-    assert [one.address for one in claim(outbox)[0].recipients if one.state == "waiting"] == ["b@example.com"]
+    outbox.erase("a@example.com", now=NOW)
+    (one,) = claim(outbox)
+    assert [recipient.address for recipient in one.recipients if recipient.state == "waiting"] == ["b@example.com"]
+
+
+def test_erased_address_is_not_told_of_the_end(outbox: Outbox) -> None:
+    add(outbox)
+    finish(outbox, claim(outbox)[0])
+    outbox.erase("a@example.com", now=NOW)
+    add(outbox, notification(alert(resolved_after=MINUTE)), at=MINUTE)
+    (end,) = claim(outbox, at=MINUTE)
+    assert [recipient.address for recipient in end.recipients] == ["b@example.com"]
+
+
+def test_erased_address_is_not_tried_again(outbox: Outbox) -> None:
+    add(outbox)
+    finish(outbox, claim(outbox)[0], "failed")
+    outbox.erase("a@example.com", now=NOW)
+    assert outbox.retry(1, now=NOW, give_up_after=DAY) is True
+    (one,) = claim(outbox)
+    assert [recipient.address for recipient in one.recipients if recipient.state == "waiting"] == ["b@example.com"]
+
+
+def test_delivery_to_nobody_but_erased_addresses_comes_to_its_end(outbox: Outbox) -> None:
+    add(outbox)
+    for address in ("a@example.com", "b@example.com"):
+        outbox.erase(address, now=NOW)
+    assert claim(outbox) == []
+    record = outbox.notification(1)
+    assert record is not None
+    assert [(one.state, one.error) for one in record.deliveries if one.channel == "email"] == [
+        ("suppressed", "the recipients were erased")
+    ]
+    assert outbox.retry(1, now=NOW, give_up_after=DAY) is False
