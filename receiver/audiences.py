@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -20,6 +20,7 @@ from receiver.messages import locales
 from receiver.notification import Severity
 from receiver.routing import Audience, QuietRule, Route, Routing
 from receiver.schedules import Schedule, Window
+from receiver.tables import LONGEST_NAME
 from serving.settings import Env, Settings
 
 __all__ = ["AudienceSettings", "Place", "routing", "warnings"]
@@ -311,6 +312,8 @@ def _problems(settings: AudienceSettings) -> Iterator[Problem]:
     """What each setting for itself cannot know: names that nothing has, routes that nothing reaches."""
     found = _schedules(settings)
     yield from _unknown_languages(settings)
+    yield from _too_long("groups", settings.groups)
+    yield from _too_long("slack.hooks", settings.slack.hooks)
     for name, group in settings.groups.items():
         yield from _unknown(("groups", name, "on_duty"), "schedule", [group.on_duty], found)
         yield from _unknown(("groups", name, "slack"), "Slack hook", group.slack, settings.slack.addresses)
@@ -323,6 +326,12 @@ def _unknown(place: Place, kind: str, names: Sequence[str | None], known: Mappin
     for name in names:
         if name is not None and name not in known:
             yield place, f"there is no {kind} {name!r}; there is: {', '.join(sorted(known)) or 'none'}"
+
+
+def _too_long(place: str, names: Iterable[str]) -> Iterator[Problem]:
+    for name in names:
+        if len(name) > LONGEST_NAME:
+            yield (*place.split("."), name), f"the name is too long: at most {LONGEST_NAME} characters"
 
 
 def _unknown_languages(settings: AudienceSettings) -> Iterator[Problem]:

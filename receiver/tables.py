@@ -31,6 +31,7 @@ from sqlalchemy.types import TypeDecorator
 
 __all__ = [
     "ERASED",
+    "LONGEST_NAME",
     "OPEN_STATES",
     "REVISION",
     "alerts",
@@ -80,6 +81,9 @@ def insert_into(connection: Connection, table: Table) -> Any:
 
     return postgresql.insert(table)
 
+
+LONGEST_NAME = 64
+"""Of a group or a Slack hook; PostgreSQL takes no longer one into the columns below."""
 
 Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
 
@@ -149,8 +153,8 @@ deliveries = Table(
     Column("id", Id, primary_key=True),
     Column("notification_id", Id, ForeignKey(notifications.c.id, ondelete="CASCADE"), nullable=False, index=True),
     Column("channel", String(32), nullable=False),
-    Column("lane", String(64), nullable=False),  # what the channel's pace counts by: a Slack hook
-    Column("audience", String(64), nullable=False),
+    Column("lane", String(LONGEST_NAME), nullable=False),  # what the channel's pace counts by: a Slack hook
+    Column("audience", String(LONGEST_NAME), nullable=False),
     Column("locale", String(16), nullable=False),
     Column("thread", String(64), nullable=False),  # the group, so that its messages arrive in their order
     Column("positions", Text),  # which of the notification's alerts, as a JSON list; NULL: all
@@ -243,8 +247,8 @@ lanes = Table(  # what the same readers were told of late: digest.Lane
     "lanes",
     metadata,
     Column("channel", String(32), primary_key=True),
-    Column("audience", String(64), primary_key=True),
-    Column("lane", String(64), primary_key=True),
+    Column("audience", String(LONGEST_NAME), primary_key=True),
+    Column("lane", String(LONGEST_NAME), primary_key=True),
     Column("critical", Boolean, primary_key=True),
     Column("told", Text, nullable=False),  # a JSON list of times
     Column("digest_at", Instant),

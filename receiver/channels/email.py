@@ -26,6 +26,7 @@ __all__ = ["Addresses", "Email", "EmailSettings"]
 T = TypeVar("T")
 
 _ADDRESS = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[A-Za-z0-9.-]+")
+_LONGEST_ADDRESS = 254  # RFC 5321, 4.5.3.1.3: a path has 256 octets, its brackets included
 _NO_HEADER = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _POLICY = email.policy.compat32.clone(linesep="\r\n", max_line_length=76)
 _BOUNDARY = "=_part"  # RFC 2045, 6.7: what base64 never yields
@@ -34,7 +35,7 @@ _IMPLICIT_TLS_PORT = 465
 
 def _addresses(values: tuple[str, ...]) -> tuple[str, ...]:
     for position, value in enumerate(values, 1):
-        if not value.isascii() or not _ADDRESS.fullmatch(value):
+        if len(value) > _LONGEST_ADDRESS or not value.isascii() or not _ADDRESS.fullmatch(value):
             raise ValueError(f"number {position} is no mail address such as admin@example.com")
     return tuple(dict.fromkeys(values))
 

@@ -178,6 +178,14 @@ def seoul(text: str) -> datetime:
             "groups:\n  a: {email: a@example.com}\nroutes:\n  - matchers: [severity=critical]\n    groups: [a, b]\n",
             "5: routes.0.groups: there is no group 'b'; there is: a, default",
         ),
+        (
+            f"groups:\n  {'g' * 65}:\n    slack: default\n",
+            f"2: groups.{'g' * 65}: the name is too long: at most 64 characters",
+        ),
+        (
+            f"slack:\n  hooks:\n    {'h' * 65}: {{url: https://hooks.slack.com/services/T/B/x}}\n",
+            f"3: slack.hooks.{'h' * 65}: the name is too long: at most 64 characters",
+        ),
         ("default:\n  groups: ops\n", "2: default.groups: there is no group 'ops'; there is: default"),
         ("groups:\n  a:\n    on_duty: nights\n", "3: groups.a.on_duty: there is no schedule 'nights'; there is: none"),
         ("groups:\n  a:\n    slack: ops\n", "3: groups.a.slack: there is no Slack hook 'ops'; there is: default"),

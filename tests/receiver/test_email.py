@@ -220,6 +220,7 @@ def test_port_465_is_implicit_tls_and_every_other_starttls(given: dict[str, Any]
         ({"host": "h"}, "host (SMTP_HOST) is given without sender (SMTP_FROM)"),
         ({"sender": "nobody"}, "expected a mail address"),
         ({"to": "a@example.com, b"}, "number 2 is no mail address"),
+        ({"to": f"{'a' * 243}@example.com"}, "number 1 is no mail address"),
         ({"to": "a@example.com\r\nBcc: c@example.com"}, "number 1 is no mail address"),
         ({"user": "u"}, "user (SMTP_USER) and password (SMTP_PASSWORD) go together"),
         ({"user": "u", "password": "p", "tls": "none"}, "the password would travel in the clear"),
