@@ -305,7 +305,7 @@ def test_storm_arrives_as_a_few_messages_and_one_digest(sandbox: Sandbox, tmp_pa
         until(lambda: 'channel="slack",outcome="merged"} 7.0' in process.metrics(), "it is counted")
     single, critical = "🔵 [INFO] 배차 대기 주문 많음", ":rotating_light: [CRITICAL] 배차 대기 주문 많음"
     assert sorted(headlines(sandbox)[:3]) == sorted([single, single, critical])
-    assert headlines(sandbox)[3] == "🔵 [INFO] 모아 보내는 알림 8건"
+    assert headlines(sandbox)[3] == "🔵 [INFO] 모아 보내는 알림 8건: 배차 대기 주문 많음 등"
 
 
 def test_backlog_of_an_outage_arrives_as_one_message(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -321,6 +321,6 @@ def test_backlog_of_an_outage_arrives_as_one_message(sandbox: Sandbox, tmp_path:
         until(lambda: process.states(1)["slack"] in ("delivered", "merged"), "it gets through")
         until(lambda: sandbox.messages("slack"), "it arrives")
         until(lambda: not {"pending", "retrying"} & {process.states(one)["slack"] for one in range(1, 6)}, "all of it")
-    assert headlines(sandbox) == ["🔵 [INFO] 모아 보내는 알림 4건"]
+    assert headlines(sandbox) == ["🔵 [INFO] 모아 보내는 알림 4건: 배차 대기 주문 많음 등"]
     (post,) = sandbox.messages("slack")
     assert "발생 중 3건, 해소 1건" in str(post["payload"])

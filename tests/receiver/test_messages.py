@@ -310,6 +310,18 @@ def test_link_that_is_right_for_one_alert_only_stands_beside_it() -> None:
 # Mail
 
 
+def test_runbook_of_many_alerts_in_a_digest_is_given_once() -> None:
+    runbooks = {name: {"runbook_url": f"https://docs.example.com/{name}"} for name in ("cpu", "disk")}
+    told = notification(
+        *(alert(f"c{n}", labels={"instance": str(n)}, annotations=runbooks["cpu"]) for n in range(3)),
+        *(disk(n, f"/{n}", 0.9) for n in range(2)),
+        alert("d", name="Disk", annotations=runbooks["disk"]),
+    )
+    parts = rendered(told, "email", digest="gathered")
+    for link in ("https://docs.example.com/cpu", "https://docs.example.com/disk"):
+        assert (parts["text"].count(link), parts["html"].count(link)) == (1, 1)
+
+
 @pytest.mark.parametrize("locale", ["ko", "en"])
 @pytest.mark.parametrize("case", CASES)
 def test_text_of_a_mail_says_what_its_page_says(case: str, locale: str) -> None:

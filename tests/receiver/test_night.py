@@ -111,7 +111,7 @@ def test_what_came_and_went_is_a_line_of_the_mornings_message(night: Night) -> N
     assert night.states() == ["suppressed", "held", "held"]
     night.now = MORNING
     mail = night.mail()
-    assert mail["subject"] == "[WARNING] 2 alerts held back"
+    assert mail["subject"] == "[WARNING] 2 alerts held back: Many orders waiting"
     assert "(1 firing, 1 resolved)" in mail["text"]
     assert "✅ [RESOLVED] Many orders waiting" in mail["text"]
     until(lambda: sorted(night.states()) == ["delivered", "merged", "suppressed"], "it is noted")
