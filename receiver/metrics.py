@@ -130,7 +130,9 @@ class Metrics(Observer):
         self._up.labels(claim.channel).set(0 if isinstance(outcome, DeliveryError) or state == "failed" else 1)
         if any(to == "delivered" for to, _ in settlement.recipients.values()):
             since = claim.held_until or claim.created_at
-            self._seconds.labels(claim.channel).observe((now - since).total_seconds())
+            self._seconds.labels(claim.channel).observe(
+                max(0, (now - since).total_seconds())
+            )  # the clock may have been set back
 
     def channel_up(self, channel: str) -> bool | None:
         """What `coldchain_receiver_channel_up` says; None before the first attempt."""
@@ -195,7 +197,7 @@ class _OutboxCollector(Collector):
                 for state in ("pending", "retrying")
                 if (row := found.get((channel, state))) is not None
             ]
-            oldest.add_metric([channel], max(ages, default=0))
+            oldest.add_metric([channel], max([0, *ages]))  # the clock may have been set back
         yield count
         yield oldest
         if heartbeat is not None:
@@ -209,5 +211,9 @@ class _OutboxCollector(Collector):
         """One question at a time: behind one that hangs no second one is begun, by whoever scrapes."""
         with self._asking:
             if self._asked is None or self._asked.done():
-                self._asked = self._asker.submit(lambda: (self._outbox.waiting(), self._outbox.heartbeat()))
+                self._asked = self._asker.submit(self._numbers)
             return self._asked
+
+    def _numbers(self) -> tuple[list[Waiting], datetime | None]:
+        self._outbox.check(now=datetime.now(UTC))  # by their absence Prometheus knows that nothing can be stored
+        return self._outbox.waiting(), self._outbox.heartbeat()

@@ -69,6 +69,7 @@ AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 # In the table of heartbeats: times that all receivers on one store share.
 _LISTENED = "(listened)"
 _LISTENING_SINCE = "(listening since)"
+_WRITTEN = "(written)"
 _AT_ONCE = 500  # rows deleted in one statement
 _HANDED_OVER_AT_ONCE = 50
 
@@ -426,6 +427,15 @@ class Outbox:
         return self._store.write(work)
 
     # Looking
+
+    def check(self, *, now: datetime) -> None:
+        """Raises StoreUnavailableError where it cannot be read, or did not take the last write and takes none now.
+
+        A disk that is full or has become read-only can still be read. Nothing is written where nothing has failed.
+        """
+        self.heartbeat()
+        if not self._store.took_last_write:
+            self._store.write(lambda connection: note_time(connection, _WRITTEN, now))
 
     def waiting(self) -> list[Waiting]:
         """Counts of what is open or has failed, by channel and state."""

@@ -180,7 +180,7 @@ class Receiver:
     def ready(self) -> str | None:
         """Why it cannot take notifications now, if so."""
         try:
-            self.outbox.heartbeat()
+            self.outbox.check(now=self._clock())
         except StoreUnavailableError:
             return "the store is unavailable"
         return None

@@ -33,6 +33,7 @@ Item = TypeVar("Item")
 _LOCK_SECONDS = 3
 _STATEMENT_SECONDS = 5
 _MOST_TOGETHER = 100
+_OF_ONE_ROW = (DataError, IntegrityError)
 _MOST_WAITING = 10_000  # where the database does not answer
 _NEW_TABLE = "CREATE TABLE coldchain_probe (tried int)"  # what a migration must be allowed to do
 _MIGRATION_LOCK = 0x636F6C64  # any number that no other program on the same PostgreSQL takes
@@ -92,6 +93,8 @@ class Store:
         self._opening = threading.Lock()
         self._opened_file: tuple[int, int] | None = None
         self._opened = False
+        self.took_last_write = True
+        """False from a write that failed to the next that does not."""
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_for_all, name="store", daemon=True)
 
@@ -141,9 +144,12 @@ class Store:
         try:
             self._open()
             with self._engine.begin() as connection:
-                return work(connection)
+                answer = work(connection)
         except (SQLAlchemyError, OSError) as error:
+            self.took_last_write = isinstance(error, _OF_ONE_ROW)
             raise self._unavailable(error) from None
+        self.took_last_write = True
+        return answer
 
     def write_together(self, work: Callable[[Connection, Sequence[Item]], Sequence[T]], item: Item) -> Future[T]:
         """Runs `work` for the item and for all others that wait for the same work, and has its answer after the commit.
@@ -181,7 +187,8 @@ class Store:
         except Exception as error:  # noqa: BLE001 - raised again where the work came from
             fault = self._unavailable(error) if isinstance(error, SQLAlchemyError | OSError) else error
             # A row's fault, not the database's: the others are not to suffer for it.
-            of_one = fault is error or isinstance(error, DataError | IntegrityError)
+            of_one = fault is error or isinstance(error, _OF_ONE_ROW)
+            self.took_last_write = of_one
             if of_one and len(jobs) > 1:
                 for job in jobs:
                     self._write_jobs([job])
@@ -189,6 +196,7 @@ class Store:
             for job in jobs:
                 job.result.set_exception(fault)
         else:
+            self.took_last_write = True
             for job, answer in zip(jobs, answers, strict=True):
                 job.result.set_result(answer)
 

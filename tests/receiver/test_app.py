@@ -435,6 +435,20 @@ def test_recipients_are_masked_in_the_log(world: World, capfd: pytest.CaptureFix
     assert "a@example.com" not in logged
 
 
+def test_store_that_can_be_read_and_not_written_is_not_ready_and_shows_no_numbers(world: World) -> None:
+    world.post(critical())
+    world.settled()
+    oldest = 'coldchain_receiver_outbox_oldest_seconds{channel="slack"}'
+    with contextlib.closing(sqlite3.connect(world.file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert world.post(critical("f2"))[0] == 503
+        answer = world.client.get("/-/ready")
+        assert (answer.status_code, answer.text) == (503, "Not ready: the store is unavailable\n")
+        assert world.metric(oldest) is None
+    assert world.client.get("/-/ready").text == "Ready\n"
+    assert world.metric(oldest) == 0
+
+
 def test_ready_says_so_when_the_store_is_gone(sandbox: Sandbox, tmp_path: Path) -> None:
     world = World(sandbox, tmp_path / "missing" / "receiver.db")
     with world:
