@@ -34,6 +34,7 @@ AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 CRITICAL = SEVERITIES.index("critical")
 
 _BACKLOG = timedelta(minutes=1)  # what has waited for longer goes along with what is tried again
+_AFTER_A_DIGEST = timedelta(seconds=1)
 _AT_ONCE = 1_000  # deliveries in one message; what is beyond it makes another
 
 
@@ -64,6 +65,9 @@ def admit(
             found[row.id] = 0
             continue
         ids.remove(row.id)
+        if gathering.rate is not None and _waits_for_a_digest(connection, row, now):
+            found[row.id] = None
+            continue
         merged = _admit(connection, row, ids, gathering, now)
         gone |= set(merged or ())
         found[row.id] = None if merged is None else len(merged)
@@ -130,6 +134,36 @@ def _crowded(connection: Connection, claimed: Sequence[AnyRow]) -> frozenset[str
     return frozenset(waiting) | {thread for thread in threads if threads.count(thread) > 1}
 
 
+def _waits_for_a_digest(connection: Connection, row: AnyRow, now: datetime) -> bool:
+    """Puts it off where the earlier message of its group is told by a digest that is not through, but may yet be."""
+    gathered, earlier = deliveries.alias("gathered"), deliveries.alias("earlier")
+    reached = exists().where(recipients.c.delivery_id == gathered.c.id, recipients.c.state == "delivered")
+    due = connection.execute(
+        select(func.max(gathered.c.next_attempt_at, type_=deliveries.c.next_attempt_at.type))
+        .join(earlier, earlier.c.merged_into == gathered.c.id)
+        .where(
+            is_open(gathered),
+            gathered.c.state != "held",
+            gathered.c.channel == row.channel,
+            gathered.c.audience == row.audience,
+            gathered.c.lane == row.lane,
+            gathered.c.urgency >= (CRITICAL if row.urgency >= CRITICAL else 0),
+            earlier.c.thread == row.thread,
+            earlier.c.id < row.id,
+            ~reached,
+        )
+    ).scalar()
+    if due is None:
+        return False
+    again = max(due, now) + _AFTER_A_DIGEST
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id == row.id)
+        .values(next_attempt_at=again, lease_owner=None, lease_until=None, claimed_at=None)
+    )
+    return True
+
+
 def _same_lane(row: AnyRow) -> ColumnElement[bool]:
     return and_(
         deliveries.c.channel == row.channel,
@@ -183,7 +217,37 @@ def _others(
         .scalars()
         .all()
     )
-    return same_readers(connection, row.id, found) if found else []
+    same = same_readers(connection, row.id, found) if found else []
+    return _without_followers(connection, row, same) if same else []
+
+
+def _without_followers(connection: Connection, row: AnyRow, ids: Sequence[int]) -> list[int]:
+    """Those of which none follows an open one of its group that stays: another receiver may be taking that one now."""
+    reached = exists().where(recipients.c.delivery_id == deliveries.c.id, recipients.c.state == "delivered")
+    chosen = deliveries.alias("chosen")
+    threads = select(chosen.c.thread).where(chosen.c.id.in_(ids))
+    waiting = connection.execute(
+        select(deliveries.c.id, deliveries.c.thread, deliveries.c.urgency)
+        .where(
+            is_open(deliveries),
+            deliveries.c.state != "held",
+            _same_lane(row),
+            deliveries.c.id != row.id,
+            deliveries.c.thread.in_(threads),
+            ~reached,
+        )
+        .order_by(deliveries.c.id)
+    ).all()
+    kept: list[int] = []
+    staying: defaultdict[str, int] = defaultdict(int)  # the most urgent of those that stay
+    going = frozenset(ids)
+    for one in waiting:
+        # a critical one waits for no lesser one
+        if one.id in going and (one.thread not in staying or one.urgency > max(staying[one.thread], CRITICAL - 1)):
+            kept.append(one.id)
+        else:
+            staying[one.thread] = max(staying[one.thread], one.urgency)
+    return kept
 
 
 def _follows_one(name: str, row: AnyRow, which: Callable[[FromClause], ColumnElement[bool]]) -> ColumnElement[bool]:

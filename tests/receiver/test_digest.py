@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, select
 
 from deploy.demo.sandbox import Sandbox
 from receiver.digest import BY_GROUP, Gathering, Lane, Rate, note, turn
@@ -13,6 +14,7 @@ from receiver.notification import Notification
 from receiver.outbox import Claim, Filter, Outbox, Settlement
 from receiver.routing import planner
 from receiver.store import Store
+from receiver.tables import deliveries
 from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, alert, body, notification, payload_alert
 from tests.receiver.test_process import Process, running
 from tests.waiting import until
@@ -204,6 +206,41 @@ def test_end_does_not_go_along_while_its_beginning_is_being_sent(outbox: Outbox)
     add(outbox, notification(alert("f0", severity="warning", resolved_after=MINUTE), group_key="0"), at=MINUTE)
     (second,) = outbox.claim("email", now=NOW + MINUTE / 100, limit=1, gathering=STORM)
     assert (fingerprints(first), fingerprints(second)) == (["f0"], ["f1"])
+
+
+def test_end_waits_for_the_digest_that_tells_its_beginning_and_is_not_through(outbox: Outbox) -> None:
+    begin(outbox, 5)
+    (gathered,) = claim(outbox, MINUTE)
+    assert fingerprints(gathered) == ["f2", "f3", "f4"]
+    over = notification(alert("f4", severity="warning", resolved_after=MINUTE), group_key="4")
+    add(outbox, over, at=MINUTE + SECOND)
+    assert claim(outbox, MINUTE + SECOND) == []
+    finish(outbox, gathered, "retrying", next_attempt_at=NOW + 5 * MINUTE)
+    assert claim(outbox, 4 * MINUTE) == []
+    (again,) = claim(outbox, 5 * MINUTE)
+    assert [(one.fingerprint, one.firing) for one in again.notification.alerts] == [
+        ("f2", True),
+        ("f3", True),
+        ("f4", False),
+    ]
+
+
+def test_end_does_not_go_along_while_another_receiver_takes_its_beginning(
+    outbox: Outbox, store: Store, request: pytest.FixtureRequest
+) -> None:
+    if "sqlite" in request.node.name:
+        pytest.skip("one transaction at a time")
+    begin(outbox, 4)
+    over = notification(alert("f3", severity="warning", resolved_after=MINUTE), group_key="3")
+    add(outbox, over, at=MINUTE / 2)
+    lock = select(deliveries.c.id).where(deliveries.c.notification_id == 4).with_for_update()
+
+    def take(connection: Connection) -> list[Claim]:
+        connection.execute(lock)
+        return outbox.claim("email", now=NOW + MINUTE, limit=1, gathering=STORM)
+
+    (gathered,) = store.write(take)
+    assert fingerprints(gathered) == ["f2"]
 
 
 def test_backlog_of_an_outage_goes_out_as_one_message_with_the_last_state_of_each(outbox: Outbox) -> None:
