@@ -250,16 +250,19 @@ class Sms:
 
     def _outcome(self, mid: str, recipients: Sequence[str]) -> Outcome:
         """Number by number, for a message of which some numbers were not taken."""
-        try:
-            answer = self._ask("sms_list", {"mid": mid, "page": "1", "page_size": str(_PAGE_SIZE)})
-        except DeliveryError as error:
-            # not sent again before the message was found in the list, with its numbers
-            raise DeliveryError(
-                f"Aligo refused some of the numbers, which is not known: {error}", uncertain=True
-            ) from None
-        states = {
-            re.sub(r"\D", "", str(row.get("receiver", ""))): str(row.get("sms_state", "")) for row in _rows(answer)
-        }
+        states: dict[str, str] = {}
+        for page in range(1, MOST_RECIPIENTS // _PAGE_SIZE + 1):
+            try:
+                answer = self._ask("sms_list", {"mid": mid, "page": str(page), "page_size": str(_PAGE_SIZE)})
+            except DeliveryError as error:
+                # not sent again before the message was found in the list, with its numbers
+                raise DeliveryError(
+                    f"Aligo refused some of the numbers, which is not known: {error}", uncertain=True
+                ) from None
+            for row in _rows(answer):
+                states[re.sub(r"\D", "", str(row.get("receiver", "")))] = str(row.get("sms_state", ""))
+            if answer.get("next_yn") != "Y":
+                break
         return {number: _verdict(states.get(number)) or mid for number in recipients}
 
     def _ask(self, path: str, form: Mapping[str, str]) -> dict[str, Any]:

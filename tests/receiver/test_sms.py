@@ -111,6 +111,12 @@ def test_number_that_was_not_taken_is_told_apart(sandbox: Sandbox) -> None:
     assert calls(sandbox) == ["send", "sms_list"]
 
 
+def test_number_that_was_not_taken_is_told_apart_among_more_than_a_page_of_them(sandbox: Sandbox) -> None:
+    numbers = [f"010{number:08}" for number in range(600)]
+    sandbox.misbehave(channel="aligo", refuse={numbers[0]: -1})
+    assert taken(attempt(Sms(sms_settings(sandbox)), message(sms="a"), numbers)) == numbers[1:]
+
+
 def test_taken_message_whose_answer_was_lost_is_not_sent_again(sandbox: Sandbox) -> None:
     channel, before = Sms(sms_settings(sandbox)), now()
     sandbox.misbehave(channel="aligo", drop=True, accept=True, times=1)
