@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     files = ["-keyout", str(key), "-out", str(cert)]
     subprocess.run([program("openssl"), *asked.split(), *names, *files], check=True, capture_output=True)
     return cert, key
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What runs in the background has SIGINT ignored, and so has what it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -426,14 +426,6 @@ def test_an_sqlite_file_that_is_not_there_is_a_fault_and_is_not_made(tmp_path: P
     assert not (tmp_path / "none.db").exists()
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """What runs in the background has SIGINT ignored, and so has what it starts."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("ending", ["nobody reads", "interrupted"])
 def test_a_doctor_that_is_sent_away_leaves_no_traceback(tmp_path: Path, ending: str) -> None:

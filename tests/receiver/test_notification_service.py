@@ -230,6 +230,7 @@ def test_package_is_imported_without_all_that_sending_needs() -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_program_ends_at_once_when_it_is_interrupted(process: Process, sandbox: Sandbox) -> None:
     sandbox.misbehave(channel="slack", hang=True)
     program = script(process, GUIDE)
