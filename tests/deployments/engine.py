@@ -254,7 +254,7 @@ def compose_plugin() -> str:
 
 def base_image(engine: Engine, archive: Path) -> None:
     """The distribution with Python, nginx and systemd, as an image; skips the test where its packages do not come."""
-    packages = "python3,python3-venv,busybox-static,ca-certificates,nginx-light,systemd,systemd-sysv"
+    packages = "python3,python3-venv,busybox-static,ca-certificates,nginx-light,systemd,systemd-sysv,dbus"
     command = [
         *(program("mmdebstrap"), "--quiet", "--mode=root", "--variant=minbase", f"--include={packages}"),
         *(
