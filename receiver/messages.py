@@ -77,7 +77,6 @@ class Story:
     """What all its alerts say alike; empty where each says something else."""
     category: str
     at: datetime
-    lead: Entry
     entries: tuple[Entry, ...]
     """Firing ones first; the more urgent before the less."""
     firing_count: int
@@ -98,6 +97,11 @@ class Story:
     digest: Digest = ""
     instead_of: str = ""
     """The channel that should have told it and could not."""
+
+    @property
+    def lead(self) -> Entry:
+        """The one that gives the title."""
+        return self.entries[0]
 
     @property
     def count(self) -> int:
@@ -133,6 +137,8 @@ def _paragraphs(text: str, longest: int) -> str:
 
 
 def _cleaned(text: str) -> str:
+    if text.isprintable():  # then there is nothing of what is replaced here
+        return text
     return _CONTROL.sub(" ", _UNSEEN.sub("", _LINE_ENDS.sub("\n", text).replace("\t", " ")))
 
 
@@ -160,7 +166,6 @@ def story(
         message=lead.message if all(entry.message == lead.message for entry in shown) else "",
         category=", ".join(sorted(categories - {""})),
         at=max(entry.at for entry in told),
-        lead=lead,
         entries=shown,
         firing_count=len(firing),
         resolved_count=len(alerts) - len(firing),
@@ -309,10 +314,11 @@ class _Forms:
     ) -> dict[str, str]:
         room = len(told.entries)
         while True:
-            parts = {part: self._part(_shortened(told, room), channel, part, locale) for part in PARTS[channel]}
+            parts = {part: self._part(told, channel, part, locale) for part in PARTS[channel]}
             if room <= 1 or fits(parts):
                 return parts
             room = room // 2
+            told = _shortened(told, room)
 
     def _part(self, told: Story, channel: str, part: str, locale: str) -> str:
         template = self._template(f"{channel}.{part}.j2", locale)
@@ -358,12 +364,10 @@ def _shortened(told: Story, room: int) -> Story:
 
 def _escaped(value: Any, escape: Callable[[str], str]) -> Any:
     """The same facts with every text escaped, so that no template can forget it."""
-    result = value
     if isinstance(value, str):
-        result = escape(value)
-    elif isinstance(value, tuple):
-        result = tuple(_escaped(item, escape) for item in value)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: _escaped(getattr(value, field.name), escape) for field in dataclasses.fields(value)}
-        result = dataclasses.replace(value, **fields)
-    return result
+        return escape(value)
+    if isinstance(value, tuple):
+        return tuple(_escaped(item, escape) for item in value)
+    if isinstance(value, (Story, Entry)):
+        return type(value)(**{name: _escaped(fact, escape) for name, fact in vars(value).items()})
+    return value
