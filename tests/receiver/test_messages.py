@@ -213,6 +213,15 @@ def test_own_sms_may_cut_a_text_as_the_carriers_count(tmp_path: Path) -> None:
     assert failures == []
 
 
+@pytest.mark.parametrize("channel", ["email", "slack", "sms"])
+@pytest.mark.parametrize("locale", ["ko", "en"])
+def test_built_in_templates_say_the_same_in_the_sandbox(tmp_path: Path, channel: str, locale: str) -> None:
+    templates, failures = own(tmp_path, "shared/unused.j2", "")
+    for case in CASES.values():
+        assert rendered(case, channel, locale, templates) == rendered(case, channel, locale)
+    assert failures == []
+
+
 def test_new_language_is_one_file(tmp_path: Path) -> None:
     built_in = Path(messages.__file__).parent / "templates/en/words.j2"
     templates, _ = own(
@@ -368,6 +377,11 @@ def test_hostile_text_neither_hides_nor_turns_nor_commands(channel: str) -> None
 @pytest.mark.parametrize(("channel", "part"), [("email", "subject"), ("slack", "headline")])
 def test_hostile_title_is_one_line(channel: str, part: str) -> None:
     assert "\n" not in rendered(hostile(), channel)[part]
+
+
+def test_no_sign_is_left_in_a_text_for_all_others_being_printable() -> None:
+    signs = [chr(number) for number in range(0x10000)]
+    assert [sign for sign in signs if messages.plain(f"a {sign}b", 9) != messages.plain(f"a\n{sign}b", 9)] == []
 
 
 @pytest.mark.parametrize("channel", ["email", "slack", "sms"])
