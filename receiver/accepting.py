@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import defaultdict
@@ -23,6 +24,7 @@ from receiver.tables import (
     heartbeats,
     insert_into,
     is_held,
+    new_ids,
     notifications,
     recipients,
     requests,
@@ -171,8 +173,11 @@ def _accept(connection: Connection, additions: Sequence[Addition]) -> list[Accep
         for one in additions
         if one.asked is not None and (done := _take_request(connection, one.asked)) is not None
     }
-    known |= _take_keys(connection, [one for one in additions if one.key not in known])
-    stored = _store(connection, [one for one in additions if one.key not in known])
+    rest = [one for one in additions if one.key not in known]
+    ids = dict(zip((one.key for one in rest), new_ids(connection, notifications, len(rest)), strict=True))
+    known |= _take_keys(connection, rest, [ids[one.key] for one in rest])
+    new = [one for one in rest if one.key not in known]
+    stored = _store(connection, new, [ids[one.key] for one in new])
     return [stored.get(one.key) or Accepted(known[one.key], 0, duplicate=True) for one in additions]
 
 
@@ -185,54 +190,64 @@ def _dedup_key(notification: Notification) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _take_keys(connection: Connection, additions: Sequence[Addition]) -> dict[str, int]:
-    """Takes each one's key, so that of several processes one gets it; for those that others have, the notification."""
+def _take_keys(connection: Connection, additions: Sequence[Addition], ids: Sequence[int]) -> dict[str, int]:
+    """Takes each one's key for the notification that it is to be, so that of several processes one gets it.
+
+    For those that are known: the notification that came first.
+    """
     taken: set[str] = set()
     for reminder in (False, True):
-        # in one order, so that two processes never wait for each other
-        some = sorted((one for one in additions if (one.notification.reason == REMINDER) is reminder), key=_key)
+        some = [
+            (one, new)
+            for one, new in zip(additions, ids, strict=True)
+            if (one.notification.reason == REMINDER) is reminder
+        ]
         if not some:
             continue
-        new = insert_into(connection, seen)
-        taken.update(
-            connection.execute(
-                new.on_conflict_do_update(
-                    index_elements=[seen.c.key],
-                    set_={"seen_at": new.excluded.seen_at},
-                    where=None if reminder else seen.c.seen_at <= min(one.expired for one in some),
-                ).returning(seen.c.key),
-                [{"key": one.key, "seen_at": one.now} for one in some],
-            ).scalars()
-        )
+        expired = min(one.expired for one, _ in some)
+        rows = [
+            {"key": one.key, "notification_id": new, "seen_at": one.now, "expired": expired}
+            # in one order, so that two processes never wait for each other
+            for one, new in sorted(some, key=lambda pair: pair[0].key)
+        ]
+        taken.update(connection.execute(_take(connection.dialect.name, reminder), rows).scalars())
     others = [one.key for one in additions if one.key not in taken]
     if not others:
         return {}
-    rows = connection.execute(select(seen.c.key, seen.c.notification_id).where(seen.c.key.in_(others)))
-    known = {row.key: row.notification_id for row in rows}
+    known = {row.key: row.notification_id for row in connection.execute(_KNOWN, {"keys": others})}
     for notification_id in sorted(known.values()):  # in one order, as above
-        connection.execute(
-            update(notifications)
-            .where(notifications.c.id == notification_id)
-            .values(duplicates=notifications.c.duplicates + 1)
-        )
+        connection.execute(_COUNT_DUPLICATE, {"of_notification": notification_id})
     return known
 
 
-def _key(addition: Addition) -> str:
-    return addition.key
+# To put a statement together takes longer than to run it: once is enough.
 
 
-def _store(connection: Connection, additions: Sequence[Addition]) -> dict[str, Accepted]:
-    """What is new, with its deliveries; by key."""
+@functools.cache
+def _take(dialect: str, reminder: bool) -> Any:
+    new = insert_into(dialect, seen)
+    return new.on_conflict_do_update(
+        index_elements=[seen.c.key],
+        set_={"seen_at": new.excluded.seen_at, "notification_id": new.excluded.notification_id},
+        where=None if reminder else seen.c.seen_at <= bindparam("expired"),
+    ).returning(seen.c.key)
+
+
+_KNOWN = select(seen.c.key, seen.c.notification_id).where(seen.c.key.in_(bindparam("keys", expanding=True)))
+_COUNT_DUPLICATE = (
+    update(notifications)
+    .where(notifications.c.id == bindparam("of_notification"))
+    .values(duplicates=notifications.c.duplicates + 1)
+)
+
+
+def _store(connection: Connection, additions: Sequence[Addition], ids: Sequence[int]) -> dict[str, Accepted]:
+    """What is new under these numbers, with its deliveries; by key."""
     if not additions:
         return {}
     earlier = _who_got(connection, [a for one in additions for a in one.notification.alerts if not a.firing])
     planned = [one.plan(earlier) for one in additions]
-    ids = _insert_notifications(connection, additions)
-    connection.execute(
-        update(seen).where(seen.c.key == bindparam("taken")).values(notification_id=bindparam("new")),
-        [{"taken": one.key, "new": new} for one, new in zip(additions, ids, strict=True)],
-    )
+    _insert_notifications(connection, additions, ids)
     for one, new in zip(additions, ids, strict=True):
         if one.asked is not None:
             connection.execute(update(requests).where(requests.c.key == one.asked.key).values(notification_id=new))
@@ -255,7 +270,7 @@ def _store(connection: Connection, additions: Sequence[Addition]) -> dict[str, A
 
 def _take_request(connection: Connection, asked: Asked) -> int | None:
     """Takes the key for a new request, or gives the notification of the one that has it."""
-    new = insert_into(connection, requests).values(key=asked.key, digest=asked.digest)
+    new = insert_into(connection.dialect.name, requests).values(key=asked.key, digest=asked.digest)
     if connection.execute(new.on_conflict_do_nothing().returning(requests.c.key)).first() is not None:
         return None
     digest, known = connection.execute(
@@ -269,7 +284,7 @@ def _take_request(connection: Connection, asked: Asked) -> int | None:
 
 def note_time(connection: Connection, name: str, now: datetime) -> None:
     """A later time takes an earlier one's place, and one that can be takes that of one that cannot have been yet."""
-    new = insert_into(connection, heartbeats).values(name=name, seen_at=now)
+    new = insert_into(connection.dialect.name, heartbeats).values(name=name, seen_at=now)
     connection.execute(
         new.on_conflict_do_update(
             index_elements=[heartbeats.c.name],
@@ -340,30 +355,27 @@ def positions_of(text: str | None) -> frozenset[int] | None:
     return None if text is None else frozenset(json.loads(text))
 
 
-def _insert_notifications(connection: Connection, additions: Sequence[Addition]) -> Sequence[int]:
-    """With their alerts; the new numbers."""
-    ids = (
-        connection.execute(
-            insert(notifications).returning(notifications.c.id, sort_by_parameter_order=True),
-            [
-                {
-                    "received_at": one.now,
-                    "source": one.source,
-                    "group_key": one.notification.group_key,
-                    "title": _title(one.notification),
-                    "severity": one.notification.severity,
-                    "firing": one.notification.firing,
-                    "alert_count": len(one.notification.alerts) + one.notification.truncated,
-                    "payload": one.payload,
-                }
-                for one in additions
-            ],
-        )
-        .scalars()
-        .all()
+def _insert_notifications(connection: Connection, additions: Sequence[Addition], ids: Sequence[int]) -> None:
+    """With their alerts."""
+    connection.execute(
+        _INSERT_NOTIFICATION,
+        [
+            {
+                "id": new,
+                "received_at": one.now,
+                "source": one.source,
+                "group_key": one.notification.group_key,
+                "title": _title(one.notification),
+                "severity": one.notification.severity,
+                "firing": one.notification.firing,
+                "alert_count": len(one.notification.alerts) + one.notification.truncated,
+                "payload": one.payload,
+            }
+            for one, new in zip(additions, ids, strict=True)
+        ],
     )
     connection.execute(
-        insert(alerts),
+        _INSERT_ALERT,
         [
             {
                 "notification_id": new,
@@ -376,7 +388,6 @@ def _insert_notifications(connection: Connection, additions: Sequence[Addition])
             for position, alert in enumerate(one.notification.alerts)
         ],
     )
-    return ids
 
 
 def _title(notification: Notification) -> str:
@@ -389,15 +400,12 @@ def insert_deliveries(connection: Connection, new: Sequence[NewDelivery]) -> Seq
     """With their recipients; the new numbers."""
     if not new:
         return ()
-    ids = (
-        connection.execute(
-            insert(deliveries).returning(deliveries.c.id, sort_by_parameter_order=True), [_row(one) for one in new]
-        )
-        .scalars()
-        .all()
+    ids = new_ids(connection, deliveries, len(new))
+    connection.execute(
+        _INSERT_DELIVERY, [{"id": delivery_id, **_row(one)} for one, delivery_id in zip(new, ids, strict=True)]
     )
     connection.execute(
-        insert(recipients),
+        _INSERT_RECIPIENT,
         [
             {"delivery_id": delivery_id, "position": position, "address": address, "state": "waiting"}
             for one, delivery_id in zip(new, ids, strict=True)
@@ -405,6 +413,10 @@ def insert_deliveries(connection: Connection, new: Sequence[NewDelivery]) -> Seq
         ],
     )
     return ids
+
+
+_INSERT_NOTIFICATION, _INSERT_ALERT = insert(notifications), insert(alerts)
+_INSERT_DELIVERY, _INSERT_RECIPIENT = insert(deliveries), insert(recipients)
 
 
 def _row(new: NewDelivery) -> dict[str, Any]:

@@ -316,7 +316,9 @@ def _key(row: AnyRow) -> dict[str, Any]:
 
 def _lane(connection: Connection, row: AnyRow) -> Lane:
     """Locked, so that of two receivers one counts after the other."""
-    connection.execute(insert_into(connection, lanes).values(**_key(row), told="[]").on_conflict_do_nothing())
+    connection.execute(
+        insert_into(connection.dialect.name, lanes).values(**_key(row), told="[]").on_conflict_do_nothing()
+    )
     found = connection.execute(select(lanes).where(_is_lane(row)).with_for_update()).one()
     return Lane(tuple(datetime.fromisoformat(time) for time in json.loads(found.told)), found.digest_at)
 

@@ -7,7 +7,7 @@ import importlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
@@ -118,12 +118,12 @@ class Store:
                 return Condition(None, newest, readable=True)
             raise StoreUnavailableError(f"{self._file} is not there and cannot be made")
         try:
-            with self._engine.connect().execution_options(writes=True) as connection, connection.begin() as tried:
+            with _transaction(self._engine, writes=True) as connection:
                 revision = _revision(connection)
                 writes = "UPDATE alembic_version SET version_num = version_num" if revision == newest else _NEW_TABLE
                 connection.execute(text(writes))
                 clock = connection.execute(text("SELECT now()")).scalar() if self._file is None else None
-                tried.rollback()
+                connection.rollback()
         except (SQLAlchemyError, OSError) as error:
             raise self._unavailable(error) from None
         return Condition(revision, newest, readable=revision is None or revision in known, clock=clock)
@@ -132,7 +132,7 @@ class Store:
         """Runs `work` in a transaction that it does not write in."""
         try:
             self._open()
-            with self._engine.connect() as connection:
+            with _transaction(self._engine) as connection:
                 return work(connection)
         except (SQLAlchemyError, OSError) as error:
             raise self._unavailable(error) from None
@@ -143,7 +143,7 @@ class Store:
             return self._put(lambda connection, _: [work(connection)], None).result()
         try:
             self._open()
-            with self._engine.begin() as connection:
+            with _transaction(self._engine, writes=True) as connection:
                 answer = work(connection)
         except (SQLAlchemyError, OSError) as error:
             self.took_last_write = isinstance(error, _OF_ONE_ROW)
@@ -154,17 +154,18 @@ class Store:
     def write_together(self, work: Callable[[Connection, Sequence[Item]], Sequence[T]], item: Item) -> Future[T]:
         """Runs `work` for the item and for all others that wait for the same work, and has its answer after the commit.
 
-        Its answers are in the items' order. It may be run again, for each item by itself, where one of them was at
-        fault.
+        The answer holds what went wrong, too: StoreUnavailableError, or what `work` raised. `work` gives its answers in
+        the items' order, and may be run again, for each item by itself, where one of them was at fault.
         """
         return self._put(work, item)
 
     def _put(self, work: Callable[[Connection, Sequence[Item]], Sequence[T]], item: Item) -> Future[T]:
         result: Future[T] = Future()
-        if self._jobs.qsize() >= _MOST_WAITING:
-            raise StoreUnavailableError("too much waits for the database")
         result.set_running_or_notify_cancel()  # nobody can take it back
-        self._jobs.put(_Job(work, item, result))
+        if self._jobs.qsize() >= _MOST_WAITING:
+            result.set_exception(StoreUnavailableError("too much waits for the database"))
+        else:
+            self._jobs.put(_Job(work, item, result))
         return result
 
     def _write_for_all(self) -> None:
@@ -206,7 +207,7 @@ class Store:
             together.setdefault(job.work, []).append(number)
         answers: dict[int, Any] = {}
         self._open()
-        with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
+        with _transaction(self._engine, writes=True) as connection:
             for work, numbers in together.items():
                 given = work(connection, [jobs[number].item for number in numbers])
                 answers.update(zip(numbers, given, strict=True))
@@ -252,22 +253,33 @@ class Store:
         return StoreUnavailableError(words[0] if words else type(error).__name__)
 
 
+@contextlib.contextmanager
+def _transaction(engine: Engine, *, writes: bool = False) -> Iterator[Connection]:
+    """Committed where it writes. In SQLite it says so at its beginning, for it could not wait for the lock later."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        yield connection
+        if writes:
+            connection.commit()
+
+
 def _sqlite(url: URL, patience: int) -> Engine:
     # The busy handler's sleep counts, the pool's does not: the writer is one, and readers wait for nobody in WAL.
-    engine = create_engine(url, connect_args={"timeout": patience}, pool_size=8, max_overflow=32)
+    # Last in, first out: what a connection has in its cache is of use as long as no other has written.
+    engine = create_engine(url, connect_args={"timeout": patience}, pool_size=8, max_overflow=32, pool_use_lifo=True)
+    engine.dialect.use_insertmanyvalues_wo_returning = (
+        True  # many rows in one step, for each lets go of the interpreter
+    )
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # transactions begin where _begin says, not where the driver guesses
+        connection.isolation_level = None  # transactions begin where _transaction says, not where the driver guesses
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")  # in WAL, NORMAL may lose the last commits at a power cut
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
 
     return engine
 
@@ -293,7 +305,7 @@ def _migrate(engine: Engine) -> None:
         if _revision(connection) == REVISION:
             return
     if engine.dialect.name == "sqlite":
-        with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        with _transaction(engine, writes=True) as connection:
             _migrations().upgrade(connection)
         return
     # Without the limit on a statement: an index over years of history takes its time.

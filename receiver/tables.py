@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -19,11 +20,15 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Select,
     String,
     Table,
     Text,
     and_,
+    bindparam,
+    func,
     literal_column,
+    select,
     text,
 )
 from sqlalchemy.dialects import sqlite
@@ -44,6 +49,7 @@ __all__ = [
     "is_open",
     "lanes",
     "metadata",
+    "new_ids",
     "notifications",
     "recipients",
     "requests",
@@ -73,13 +79,32 @@ class Instant(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def insert_into(connection: Connection, table: Table) -> Any:
+def insert_into(dialect: str, table: Table) -> Any:
     """The dialect's own INSERT, for ON CONFLICT."""
-    if connection.dialect.name == "sqlite":
+    if dialect == "sqlite":
         return sqlite.insert(table)
     from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - 2 MB that a receiver on SQLite does without
 
     return postgresql.insert(table)
+
+
+def new_ids(connection: Connection, table: Table, count: int) -> Sequence[int]:
+    """Numbers for so many new rows, ascending; within a transaction that writes."""
+    if connection.dialect.name == "sqlite":  # which counts so itself, and has one writer at a time
+        last = connection.execute(_last_id(table)).scalar() or 0
+        return range(last + 1, last + count + 1)
+    return sorted(connection.execute(_next_ids(table), {"count": count}).scalars())
+
+
+@functools.cache
+def _last_id(table: Table) -> Select[int]:
+    return select(func.max(table.c.id))
+
+
+@functools.cache
+def _next_ids(table: Table) -> Select[int]:
+    rows = func.generate_series(1, bindparam("count")).alias()
+    return select(func.nextval(func.pg_get_serial_sequence(table.name, "id"))).select_from(rows)
 
 
 LONGEST_NAME = 64
