@@ -30,7 +30,7 @@ def parse(body: bytes) -> Notification:
     """Raises InvalidPayloadError. Unknown fields are ignored, the root `status` and `common*` are not trusted."""
     text = body.decode("utf-8", "replace")
     try:
-        document = json.loads(text, parse_constant=_refuse_constant)
+        document = _DECODER.decode(text)
     except RecursionError:
         raise InvalidPayloadError("the body is nested too deeply") from None
     except ValueError as error:
@@ -60,7 +60,7 @@ def parse(body: bytes) -> Notification:
 
 def dump(notification: Notification) -> str:
     """The notification as `parse` reads it."""
-    return json.dumps(
+    return _ENCODER.encode(
         {
             "version": "4",
             "groupKey": notification.group_key,
@@ -80,9 +80,7 @@ def dump(notification: Notification) -> str:
                 }
                 for alert in notification.alerts
             ],
-        },
-        ensure_ascii=False,
-        separators=(",", ":"),
+        }
     )
 
 
@@ -175,6 +173,10 @@ def mended(value: Any) -> Any:
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON's")
 
+
+# json's functions make one of these at each call that is not the plainest.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 _KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a string"}
 

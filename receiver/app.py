@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+from collections import deque
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from datetime import UTC, datetime, tzinfo
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 import structlog
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -35,6 +38,8 @@ from serving.sites import from_another_site
 __all__ = ["create_app"]
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _STATES = ("pending", "held", "retrying", "delivered", "partial", "uncertain", "merged", "suppressed", "failed")
 _MOST_LISTED = 500
@@ -88,6 +93,7 @@ class _Doors:
         self._reload = reload
         self._bytes_at_once = 0
         self._large = asyncio.Lock()
+        self._answers = _Answers()
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("receiver"), autoescape=True, undefined=jinja2.StrictUndefined
         )
@@ -103,7 +109,12 @@ class _Doors:
         size = 0
         try:
             chunks = []
-            async for chunk in request.stream():
+            more = True
+            while more:  # what Request.stream does, whose generator costs as much as the rest of this
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    return Response(status_code=400)  # nobody reads it
+                chunk, more = message.get("body", b""), message.get("more_body", False)
                 size += len(chunk)
                 self._bytes_at_once += len(chunk)
                 if size > self._receiver.settings.max_body_bytes:
@@ -118,13 +129,11 @@ class _Doors:
                 async with self._large:
                     accepted = await run_in_threadpool(self._take_in_large, body)
             else:
-                accepted = await asyncio.wait_for(asyncio.wrap_future(self._receiver.accept(body)), _ANSWER_SECONDS)
+                accepted = await self._answers.of(self._receiver.accept(body), _ANSWER_SECONDS)
         except (StoreUnavailableError, TimeoutError) as error:
             self._receiver.metrics.posted("unavailable")
             log.warning("webhook not stored", error=str(error) or f"no answer within {_ANSWER_SECONDS:g} s")
             raise StoreUnavailableError from None
-        except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
         except InvalidPayloadError as error:
             raise HTTPException(400, str(error)[:_LONGEST_DETAIL]) from None
         finally:
@@ -219,6 +228,40 @@ class _Doors:
         if not done:
             raise HTTPException(409, "only a delivery that is failed, partial, uncertain or suppressed is tried again")
         return JSONResponse({"delivery": delivery_id, "state": "pending"})
+
+
+class _Answers:
+    """Takes what other threads have found to the event loop: what comes together by one call, for each wakes it up."""
+
+    def __init__(self) -> None:
+        self._found: deque[tuple[asyncio.Future[Any], Future[Any]]] = deque()
+        self._called = False
+
+    async def of(self, work: Future[T], seconds: float) -> T:
+        """What the work came to; raises what it raises, TimeoutError after so many seconds."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        work.add_done_callback(functools.partial(self._take, loop, answer))
+        async with asyncio.timeout(seconds):
+            return await answer
+
+    def _take(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[Any], work: Future[Any]) -> None:
+        self._found.append((answer, work))
+        if not self._called:
+            self._called = True
+            loop.call_soon_threadsafe(self._hand_out)
+
+    def _hand_out(self) -> None:
+        self._called = False  # before the look: what is found later calls again
+        while self._found:
+            answer, work = self._found.popleft()
+            if answer.done():  # nobody waits any more
+                continue
+            error = work.exception()
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(work.result())
 
 
 def _filter(request: Request) -> Filter:

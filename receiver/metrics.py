@@ -41,7 +41,7 @@ class Metrics(Observer):
         # For the whole process; rate() knows a reset without them.
         disable_created_metrics()  # type: ignore[no-untyped-call] # untyped in prometheus-client
         self.registry = CollectorRegistry()
-        self._webhooks = Counter(
+        webhooks = Counter(
             "coldchain_receiver_webhooks",
             "Notifications posted to the receiver, by what became of them at the door",
             ["result"],
@@ -96,8 +96,7 @@ class Metrics(Observer):
         ).set_function(lambda: float(reloaded()))
         ProcessCollector(registry=self.registry)
         self.registry.register(_OutboxCollector(outbox, channels))
-        for result in RESULTS:
-            self._webhooks.labels(result)
+        self._posted = {result: webhooks.labels(result) for result in RESULTS}
         for channel in channels:
             self._seconds.labels(channel)
             self._templates.labels(channel)
@@ -106,7 +105,7 @@ class Metrics(Observer):
 
     def posted(self, result: str) -> None:
         """Counts a webhook; `result` is one of RESULTS."""
-        self._webhooks.labels(result).inc()
+        self._posted[result].inc()
 
     def settled(self, channel: str, outcome: str, count: int = 1) -> None:
         """Counts deliveries that came to their end without an attempt; `outcome` is one of OUTCOMES."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import resource
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import structlog
@@ -65,6 +67,82 @@ class Loop(asyncio.SelectorEventLoop):
         return await super().create_server(*args, **options)
 
 
+class _Joining(asyncio.Transport):
+    """What is written within one turn of the event loop goes out in one piece: uvicorn writes head and body apart."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+
+    def write(self, data: Any) -> None:
+        if not self._held:
+            self._loop.call_soon(self._send)
+        self._held.append(data)
+
+    def _send(self) -> None:
+        if self._held and not self._transport.is_closing():
+            data = b"".join(self._held)
+            self._held.clear()
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._held.clear()
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+
+class _Deadline:
+    """Calls when a time is up that is put off again and again: a new timer each time would cost more than it says."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+        self._loop = loop
+        self._call = call
+        self._at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_set(self) -> bool:
+        return self._at is not None
+
+    def set(self, seconds: float) -> None:
+        """So many seconds from now, and no sooner; never less than those of the time before."""
+        self._at = self._loop.time() + seconds
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._at, self._look)
+
+    def lift(self) -> None:
+        """It is not called any more."""
+        self._at = None
+
+    def end(self) -> None:
+        """Nothing is left of it."""
+        self._at = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._at is None:
+            return
+        if self._at > self._loop.time():
+            self._timer = self._loop.call_at(self._at, self._look)
+        else:
+            self._at = None
+            self._call()
+
+
 class BoundedHttp(HttpToolsProtocol):
     """Closes a connection that keeps the server waiting: for a request, its end, or the reading of an answer."""
 
@@ -73,8 +151,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._request_timer: asyncio.TimerHandle | None = None
-        self._answer_timer: asyncio.TimerHandle | None = None
+        self._request = _Deadline(self.loop, functools.partial(self._close, "request too slow"))
+        self._answer = _Deadline(self.loop, functools.partial(self.abort, "answer read too slowly"))
         self.waiting_since: float | None = None
         """Since when nothing is to be done before the client does something; None while the server works for him."""
         self.aborted = False
@@ -83,6 +161,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
+        self.transport = _Joining(transport, self.loop)
         # From now on writing is paused as long as the client has not taken everything. (With 0, TLS starts paused.)
         transport.set_write_buffer_limits(high=1)
         self._await_request()
@@ -90,15 +169,15 @@ class BoundedHttp(HttpToolsProtocol):
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_request_timer()
-        self._stop_answer_timer()
+        self._request.end()
+        self._answer.end()
         if self._answering is not None:  # uvicorn tells the newest request alone, which may still wait for its turn
             self._answering.disconnected = True
             self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._request_timer is None and self.waiting_since is not None:
+        if not self._request.is_set and self.waiting_since is not None:
             self._await_request()  # an empty line begins no request, but ends uvicorn's own waiting for one
         self._overhead += len(data)
         super().data_received(data)
@@ -115,7 +194,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_answer_timer()
+        self._answer.lift()
         if self.cycle is not None and not self.cycle.response_complete:
             self.waiting_since = None
 
@@ -133,7 +212,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._overhead = 0
-        self._stop_request_timer()
+        self._request.lift()
         self.waiting_since = None
         super().on_message_complete()
 
@@ -154,26 +233,15 @@ class BoundedHttp(HttpToolsProtocol):
         """Nothing: who asks for another protocol is answered in this one, as HTTP has it."""
 
     def _await_request(self) -> None:
-        self._stop_request_timer()
-        self._request_timer = self.loop.call_later(REQUEST_SECONDS, self._close, "request too slow")
+        self._request.set(REQUEST_SECONDS)
         if self.waiting_since is None:
             self.waiting_since = self.loop.time()
 
     def _await_reader(self) -> None:
-        if self._answer_timer is None:
-            self._answer_timer = self.loop.call_later(ANSWER_SECONDS, self.abort, "answer read too slowly")
+        if not self._answer.is_set:
+            self._answer.set(ANSWER_SECONDS)
         if self.waiting_since is None:
             self.waiting_since = self.loop.time()
-
-    def _stop_request_timer(self) -> None:
-        if self._request_timer is not None:
-            self._request_timer.cancel()
-            self._request_timer = None
-
-    def _stop_answer_timer(self) -> None:
-        if self._answer_timer is not None:
-            self._answer_timer.cancel()
-            self._answer_timer = None
 
     def _make_room(self) -> None:
         """Ends connections that have waited longest for their clients, but none that may be a request on its way."""
