@@ -2,55 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NewConnectionError,
+    ProxyError,
+    ReadTimeoutError,
+    SSLError,
+)
 
 from receiver.channels import DeliveryError
 
-__all__ = ["Session", "post"]
+__all__ = ["Answer", "Peer"]
 
 
-class Session(requests.Session):
-    """Asks the environment for proxies and certificates once a host, not at every message; and no .netrc at all."""
+@dataclass(frozen=True)
+class Answer:
+    """What a peer answered, whatever it was."""
 
-    def __init__(self) -> None:
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How an address is reached."""
+
+    pool: HTTPConnectionPool
+    target: str
+    headers: Mapping[str, str]
+
+
+class Peer(HTTPAdapter):
+    """Connections that are kept open, by the environment's proxies and certificates as requests finds them.
+
+    What requests makes ready at every message is made ready once for each address: it is half of the work.
+    """
+
+    def __init__(self, name: str, *, seconds: float) -> None:
+        """`name` is what errors call it; `seconds` are for the connection, and again for each piece of the answer."""
         super().__init__()
-        self.auth = _unchanged  # without any, requests looks for the host in .netrc
-        self._merged: dict[str, dict[str, Any]] = {}
+        self._name = name
+        self._seconds = seconds
+        self._ways: dict[str, _Way] = {}
 
-    def merge_environment_settings(
-        self,
-        url: str | bytes | None,
-        proxies: MutableMapping[str, str] | None,
-        stream: bool | None,
-        verify: bool | str | None,
-        cert: str | tuple[str, str] | None,
-    ) -> Any:
-        """As requests', of which all but the address is the same at every message here."""
-        host = urlsplit(str(url)).netloc
-        if host not in self._merged:
-            self._merged[host] = dict(super().merge_environment_settings(url, proxies, stream, verify, cert))
-        return dict(self._merged[host])
+    def post(self, url: str, body: bytes, content_type: str) -> Answer:
+        """Raises DeliveryError, `uncertain` where the peer may have taken what it did not answer."""
+        try:
+            way = self._ways.get(url) or self._find(url)
+            response = way.pool.urlopen(
+                "POST",
+                way.target,
+                body,
+                {**way.headers, "Content-Type": content_type},
+                retries=False,
+                redirect=False,
+                assert_same_host=False,  # a proxy's pool has another
+                timeout=self._seconds,
+            )
+        except (HTTPError, requests.RequestException) as error:
+            raise self._failure(error) from None
+        return Answer(response.status, response.headers, response.data.decode("utf-8", "replace"))
+
+    def _find(self, url: str) -> _Way:
+        with requests.Session() as session:
+            session.auth = _unchanged  # without any, requests looks for the host in .netrc
+            request = session.prepare_request(requests.Request("POST", url))
+            found = session.merge_environment_settings(url, {}, None, None, None)
+        pool = self.get_connection_with_tls_context(request, found["verify"], found["proxies"], found["cert"])
+        self.cert_verify(pool, url, found["verify"], found["cert"])  # type: ignore[no-untyped-call] # in types-requests
+        headers = {name: value for name, value in request.headers.items() if name != "Content-Length"}
+        self._ways[url] = _Way(cast("HTTPConnectionPool", pool), self.request_url(request, found["proxies"]), headers)
+        return self._ways[url]
+
+    def _failure(self, error: Exception) -> DeliveryError:
+        words, uncertain = next(
+            ((words, uncertain) for kind, words, uncertain in _FAILURES if isinstance(error, kind)),
+            ("{name} closed the connection without an answer", True),
+        )
+        return DeliveryError(words.format(name=self._name, seconds=self._seconds), uncertain=uncertain)
+
+
+_FAILURES: tuple[tuple[type[Exception], str, bool], ...] = (  # the first that fits; whether the peer may have taken it
+    (NewConnectionError, "{name} could not be reached", False),
+    (ConnectTimeoutError, "{name} could not be reached in time", False),
+    (ProxyError, "{name} could not be reached by the proxy", False),
+    (SSLError, "{name}'s certificate was refused", False),
+    (ReadTimeoutError, "{name} did not answer within {seconds:g} s", True),
+    (requests.RequestException, "the address of {name} or of the proxy cannot be used", False),
+)
 
 
 def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
-
-
-def post(session: requests.Session, url: str, *, peer: str, seconds: float, **content: Any) -> requests.Response:
-    """Whatever the peer answers; raises DeliveryError, `uncertain` where it may have taken what it did not answer."""
-    try:
-        return session.post(url, timeout=seconds, allow_redirects=False, **content)
-    except requests.ConnectTimeout:
-        raise DeliveryError(f"{peer} could not be reached in time") from None
-    except requests.Timeout:
-        raise DeliveryError(f"{peer} did not answer within {seconds:g} s", uncertain=True) from None
-    except requests.exceptions.SSLError:
-        raise DeliveryError(f"{peer}'s certificate was refused") from None
-    except requests.RequestException as error:
-        if "NewConnectionError" in repr(error) or "NameResolutionError" in repr(error):  # urllib3's, as the reason
-            raise DeliveryError(f"{peer} could not be reached") from None
-        raise DeliveryError(f"{peer} closed the connection without an answer", uncertain=True) from None

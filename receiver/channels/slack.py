@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
-import requests
 from pydantic import AfterValidator, Field, SecretStr
 
 from receiver.channels import DeliveryError, Doubt, Message, Outcome, http
@@ -89,26 +89,23 @@ class Slack:
 
     def __init__(self, settings: SlackSettings) -> None:
         self._hooks = settings.addresses
-        self._timeout = settings.timeout.total_seconds()
-        self._session = http.Session()
+        self._peer = http.Peer("Slack", seconds=settings.timeout.total_seconds())
 
     def send(self, message: Message, recipients: Sequence[str], *, doubt: Doubt | None) -> Outcome:  # noqa: ARG002 - no hook can be asked
         return {hook: self._post(hook, _payload(message)) for hook in recipients}
 
     def close(self) -> None:
-        self._session.close()
+        self._peer.close()
 
     def _post(self, hook: str, payload: Mapping[str, Any]) -> DeliveryError | None:
         address = self._hooks.get(hook)
         if address is None:
             return DeliveryError(f"Slack hook {hook} is not configured", permanent=True)
         try:
-            response = http.post(
-                self._session, address.get_secret_value(), peer="Slack", seconds=self._timeout, json=payload
-            )
+            answer = self._peer.post(address.get_secret_value(), json.dumps(payload).encode(), "application/json")
         except DeliveryError as error:
             return error
-        return _judge(response)
+        return _judge(answer)
 
 
 def _payload(message: Message) -> dict[str, Any]:
@@ -138,15 +135,15 @@ def _cut(text: str, longest: int) -> str:
     return kept + _CUT
 
 
-def _judge(response: requests.Response) -> DeliveryError | None:
-    body = response.text.strip()
-    if response.status_code == 200 and body == "ok":
+def _judge(answer: http.Answer) -> DeliveryError | None:
+    body = answer.text.strip()
+    if answer.status == 200 and body == "ok":
         return None
-    text = f"Slack answered {response.status_code} {' '.join(body.split())[:100]}".rstrip()
+    text = f"Slack answered {answer.status} {' '.join(body.split())[:100]}".rstrip()
     return DeliveryError(
         text,
-        permanent=response.status_code in _PERMANENT,
-        retry_after=_retry_after(response.headers.get("Retry-After")),
+        permanent=answer.status in _PERMANENT,
+        retry_after=_retry_after(answer.headers.get("Retry-After")),
     )
 
 

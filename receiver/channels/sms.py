@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 from zoneinfo import ZoneInfo
 
-import requests
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from receiver.channels import DeliveryError, Doubt, Message, Outcome, http
@@ -189,8 +188,7 @@ class Sms:
 
     def __init__(self, settings: SmsSettings) -> None:
         self._settings = settings
-        self._timeout = settings.timeout.total_seconds()
-        self._session = http.Session()
+        self._peer = http.Peer("Aligo", seconds=settings.timeout.total_seconds())
 
     def send(self, message: Message, recipients: Sequence[str], *, doubt: Doubt | None) -> Outcome:
         text = choose(message.parts["text"])
@@ -217,7 +215,7 @@ class Sms:
         return Balance(_count(answer, "SMS_CNT"), _count(answer, "LMS_CNT"), _count(answer, "MMS_CNT"))
 
     def close(self) -> None:
-        self._session.close()
+        self._peer.close()
 
     def _taken(self, text: str, recipients: Sequence[str], doubt: Doubt) -> str | None:
         """The message's id where Aligo already has it; None where it has not, or cannot be asked.
@@ -269,25 +267,19 @@ class Sms:
         """Aligo's answer where it is a success; raises DeliveryError, in Aligo's words, for everything else."""
         settings = self._settings
         key = settings.api_key.get_secret_value() if settings.api_key is not None else ""
-        response = http.post(
-            self._session,
-            f"{settings.base_url}/{path}/",
-            peer="Aligo",
-            seconds=self._timeout,
-            data={"key": key, "user_id": settings.user_id or "", **form},
+        fields = urlencode({"key": key, "user_id": settings.user_id or "", **form})
+        return _read(
+            self._peer.post(f"{settings.base_url}/{path}/", fields.encode(), "application/x-www-form-urlencoded")
         )
-        return _read(response)
 
 
-def _read(response: requests.Response) -> dict[str, Any]:
+def _read(told: http.Answer) -> dict[str, Any]:
     """JSON, whatever its Content-Type; `result_code` is a number or a text."""
     try:
-        answer = json.loads(response.content.decode("utf-8", "replace"))
+        answer = json.loads(told.text)
         code = int(answer["result_code"])
     except (ValueError, KeyError, TypeError):
-        raise DeliveryError(
-            f"Aligo answered {response.status_code} with something else than its JSON", uncertain=True
-        ) from None
+        raise DeliveryError(f"Aligo answered {told.status} with something else than its JSON", uncertain=True) from None
     if code != 1:
         words = " ".join(str(answer.get("message", "")).split())[:100]
         raise DeliveryError(f"Aligo answered {code} {words}".rstrip(), permanent=code in _PERMANENT)
