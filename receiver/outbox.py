@@ -349,7 +349,14 @@ class Outbox:
 
     def finish(self, claim: Claim, settlement: Settlement, *, now: datetime) -> None:
         """Notes an attempt's outcome; where the lease was lost meanwhile, only what became of the recipients."""
-        self._store.write_together(claiming.finish_all, Finished(claim, settlement, self._owner, now)).result()
+        self.note(claim, settlement, now=now).result()
+
+    def note(self, claim: Claim, settlement: Settlement, *, now: datetime) -> Future[None]:
+        """As `finish`, without waiting: the answer comes after the commit, and what comes together is noted together.
+
+        It raises nothing itself.
+        """
+        return self._store.write_together(claiming.finish_all, Finished(claim, settlement, self._owner, now))
 
     def hand_over(
         self,

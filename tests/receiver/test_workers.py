@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from concurrent.futures import Future
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 import pytest
 
-from receiver.channels import Doubt, Message, Outcome
+from receiver.channels import Channel, DeliveryError, Doubt, Message, Outcome
 from receiver.delivery import Carrier, Observer, RetryPolicy, Workers
-from receiver.outbox import Outbox
+from receiver.outbox import Claim, Outbox, Settlement
 from receiver.routing import planner
-from receiver.store import Store
+from receiver.store import Store, StoreUnavailableError
 from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, notification
 from tests.receiver.sending import message
 from tests.waiting import until
@@ -58,3 +61,102 @@ def test_what_was_given_back_at_a_stop_is_not_taken_back_by_a_renewal(
     until(lambda: "lease" not in [thread.name for thread in threading.enumerate()], "no lease is renewed any more")
     (again,) = Outbox(store, "two").claim("email", now=NOW, limit=1)
     assert again.unanswered_since == NOW
+
+
+class Taking:
+    """A channel that takes everything, and counts."""
+
+    name: ClassVar[str] = "email"
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def send(self, message: Message, recipients: Sequence[str], *, doubt: Doubt | None) -> Outcome:
+        self.sent += 1
+        return dict.fromkeys(recipients)
+
+    def close(self) -> None:
+        pass
+
+
+class Outcomes(Observer):
+    """What was noted."""
+
+    def __init__(self) -> None:
+        self.states: list[str] = []
+
+    def attempted(self, claim: Claim, settlement: Settlement, outcome: Outcome | DeliveryError, now: datetime) -> None:
+        self.states.append(settlement.state)
+
+
+@contextlib.contextmanager
+def delivering(outbox: Outbox, channel: Channel, count: int) -> Iterator[Outcomes]:
+    """One worker, and so many notifications for it."""
+    for number in range(count):
+        told = notification(group_key=f"g{number}")
+        outbox.add(told, planner(told, ROUTING, NOW), now=NOW, dedup_window=WINDOW, give_up_after=DAY)
+    outcomes = Outcomes()
+    carrier = Carrier(lambda: channel, lambda _claim: message())
+    workers = Workers(outbox, {"email": carrier}, RetryPolicy(), outcomes, clock=lambda: NOW)
+    workers.start()
+    yield outcomes
+    workers.stop(within=timedelta(seconds=5))
+
+
+def test_two_are_sent_and_no_third_before_the_first_is_noted(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    channel, note, go_on = Taking(), outbox.note, threading.Event()
+
+    def late(claim: Claim, settlement: Settlement, *, now: datetime) -> Future[None]:
+        noted: Future[None] = Future()
+
+        def work() -> None:
+            go_on.wait(20)
+            noted.set_result(note(claim, settlement, now=now).result())
+
+        threading.Thread(target=work, daemon=True).start()
+        return noted
+
+    monkeypatch.setattr(outbox, "note", late)
+    with delivering(outbox, channel, 4) as outcomes:
+        until(lambda: channel.sent == 2, "two are sent")
+        threading.Event().wait(0.3)
+        assert (channel.sent, outcomes.states) == (2, [])
+        go_on.set()
+        until(lambda: len(outcomes.states) == 4, "all are noted")
+    assert (channel.sent, outcomes.states) == (4, ["delivered"] * 4)
+
+
+def test_what_was_sent_is_noted_when_the_store_is_back_and_not_sent_again(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.delivery._STORE_PAUSE_SECONDS", 0.01)
+    channel, note, tries = Taking(), outbox.note, itertools.count()
+
+    def failing(claim: Claim, settlement: Settlement, *, now: datetime) -> Future[None]:
+        if next(tries) >= 5:
+            return note(claim, settlement, now=now)
+        gone: Future[None] = Future()
+        gone.set_exception(StoreUnavailableError("disk I/O error"))
+        return gone
+
+    monkeypatch.setattr(outbox, "note", failing)
+    with delivering(outbox, channel, 3) as outcomes:
+        until(lambda: len(outcomes.states) == 3, "all are noted")
+    assert (channel.sent, outcomes.states) == (3, ["delivered"] * 3)
+
+
+def test_message_that_cannot_be_put_into_words_delays_itself_alone(outbox: Outbox) -> None:
+    def render(claim: Claim) -> Message:
+        if claim.notification.group_key == "g0":
+            raise ArithmeticError
+        return message()
+
+    for number in range(2):
+        told = notification(group_key=f"g{number}")
+        outbox.add(told, planner(told, ROUTING, NOW), now=NOW, dedup_window=WINDOW, give_up_after=DAY)
+    channel, outcomes = Taking(), Outcomes()
+    workers = Workers(outbox, {"email": Carrier(lambda: channel, render)}, RetryPolicy(), outcomes, clock=lambda: NOW)
+    workers.start()
+    until(lambda: len(outcomes.states) == 2, "both are noted")
+    workers.stop(within=timedelta(seconds=5))
+    assert (channel.sent, sorted(outcomes.states)) == (1, ["delivered", "retrying"])
