@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,13 +21,26 @@ def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def installed(folder: Path) -> Path:
     """Installs it as it is here into an environment of its own, and gives the folder of its programs."""
-    home = folder / "product"
-    lock = ROOT / "requirements.lock"
-    stamp = home / "requirements.lock"
+    home, python = folder / "product", _python()
+    stamp = home / "installed"
+    wanted = f"{python}\n{(ROOT / 'requirements.lock').read_text()}"
     install = [str(ROOT / "deploy" / "venv.sh"), str(home)]
-    python = environment({"PYTHON": sys.executable})
-    if not stamp.exists() or stamp.read_text() != lock.read_text():
-        subprocess.run([*install, "packages"], check=True, env=python)
-        stamp.write_text(lock.read_text())
-    subprocess.run([*install, "product"], check=True, env=python, stdout=subprocess.DEVNULL)
+    chosen = environment({"PYTHON": python})
+    if not stamp.exists() or stamp.read_text() != wanted:
+        shutil.rmtree(home, ignore_errors=True)
+        subprocess.run([*install, "packages"], check=True, env=chosen)
+        stamp.write_text(wanted)
+    subprocess.run([*install, "product"], check=True, env=chosen, stdout=subprocess.DEVNULL)
+    print(f"the product runs on {python}", file=sys.stderr)
     return home / "bin"
+
+
+def _python() -> str:
+    """The distribution's, on which services run, where it will do; another may be built without optimising."""
+    distribution = "/usr/bin/python3"
+    usable = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))"
+    try:
+        subprocess.run([distribution, "-c", usable], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return sys.executable
+    return distribution
