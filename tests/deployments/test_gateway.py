@@ -309,17 +309,24 @@ def test_old_tls_is_refused(closed: Behind, version: str) -> None:
     assert done.returncode == 35  # CURLE_SSL_CONNECT_ERROR
 
 
+def test_a_body_over_the_limit_is_refused_in_words(behind: Behind) -> None:
+    answer = httpx.post(f"http://localhost:{behind.gateway.port}{API}/notify", json={"message": "가" * 400_000})
+    assert (answer.status_code, answer.headers["content-type"]) == (413, "application/json")
+    assert answer.json()["detail"].startswith("the body is over the limit of the gateway")
+
+
 def test_guessing_is_slowed_down(closed: Behind, client: httpx.Client) -> None:
     # from an address of its own, for the limit is by address
     context = ssl.create_default_context(cafile=str(closed.gateway.folder.parent / "tls.crt"))
     with httpx.Client(transport=httpx.HTTPTransport(verify=context, local_address="127.0.0.2")) as guesser:
-        statuses = [
-            guesser.get(
-                closed.tls_url(f"{API}/health"), auth=("duty", "guess"), headers={"Host": "monitor.example"}
-            ).status_code
+        answers = [
+            guesser.get(closed.tls_url(f"{API}/health"), auth=("duty", "guess"), headers={"Host": "monitor.example"})
             for _ in range(300)
         ]
-    assert set(statuses) == {401, 429}
+    assert {answer.status_code for answer in answers} == {401, 429}
+    assert {answer.text for answer in answers if answer.status_code == 429} == {
+        '{"detail": "too many requests from this address: wait a second"}\n'
+    }
     assert client.get(closed.tls_url(f"{API}/health"), auth=("duty", "night")).status_code == 200
 
 
