@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import re
+import socket
 import ssl
 from collections.abc import Iterator
 
@@ -35,7 +37,7 @@ def port(options: argparse.Namespace, name: str) -> tuple[bool, str]:
         place = address.parse(options.listen_address)
         address.bind(place).close()
     except address.AddressError as error:
-        if _answers(options.listen_address):
+        if _answers(options.listen_address) or _shows_ours(options):
             return True, f"{options.listen_address}: the {name} is running there"
         return False, str(error)
     return True, f"{place} is free"
@@ -47,8 +49,7 @@ def _answers(text: str) -> bool:
         place = address.parse(text)
     except address.AddressError:
         return False
-    # whose certificate it is does not matter: only whether it is ours that holds the port
-    context = ssl._create_unverified_context()  # noqa: S323, SLF001 - nothing is sent but GET /-/healthy
+    context = _trusting()
     host = place.host or "localhost"
     for connection in (
         http.client.HTTPConnection(host, place.port, timeout=_TIMEOUT_SECONDS),
@@ -63,3 +64,29 @@ def _answers(text: str) -> bool:
         finally:
             connection.close()
     return False
+
+
+def _shows_ours(options: argparse.Namespace) -> bool:
+    """Whether who listens there shows the certificate of our own: it may demand another's before it answers."""
+    try:
+        place = address.parse(options.listen_address)
+        tls = web.read(options.web_config_file).tls_server_config if options.web_config_file is not None else None
+        if tls is None:
+            return False
+        ours = _FIRST_CERTIFICATE.search(tls.cert_file.read_text())
+        with (
+            socket.create_connection((place.host or "localhost", place.port), _TIMEOUT_SECONDS) as connection,
+            _trusting().wrap_socket(connection) as encrypted,
+        ):
+            shown = encrypted.getpeercert(binary_form=True)
+    except (OSError, address.AddressError, ConfigError):
+        return False
+    return ours is not None and shown == ssl.PEM_cert_to_DER_cert(ours.group())
+
+
+_FIRST_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
+
+def _trusting() -> ssl.SSLContext:
+    """Whose certificate it is does not matter: only whether it is ours that holds the port."""
+    return ssl._create_unverified_context()  # noqa: S323, SLF001 - nothing is sent but GET /-/healthy

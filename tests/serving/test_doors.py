@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from tests.programs import program
 from tests.serving.authority import Authority, web_file
-from tests.serving.hostile import Target, running
+from tests.serving.hostile import ROOT, Target, running
 
 HANDSHAKE_REFUSED = {35, 52, 55, 56}  # curl: no TLS; or no answer, for the other side has ended it meanwhile
 
@@ -119,6 +121,34 @@ def test_client_certificates_are_verified(
         }
     assert {who: status == 200 for who, (_, status) in found.items()} == expected
     assert {code for code, status in found.values() if status != 200} <= HANDSHAKE_REFUSED
+
+
+@pytest.mark.parametrize("name", ["exporter", "receiver"])
+def test_doctor_knows_its_own_by_the_certificate_where_it_has_none_to_show(
+    name: str, ours: Authority, another: Authority, tmp_path: Path
+) -> None:
+    (tmp_path / "ca.crt").write_bytes(ours.certificate.read_bytes())
+    file = web_file(tmp_path, ours, "  client_ca_file: ca.crt", "  client_auth_type: RequireAndVerifyClientCert")
+    (tmp_path / "elsewhere").mkdir()
+    foreign = web_file(tmp_path / "elsewhere", another)
+    with running(name, tmp_path, f"--web.config.file={file}") as target:
+        place = f"127.0.0.1:{target.port}"
+
+        def port(web: Path) -> str:
+            command = [
+                sys.executable,
+                "-m",
+                name,
+                f"--web.listen-address={place}",
+                f"--web.config.file={web}",
+                "doctor",
+            ]
+            own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=own)
+            return next(line for line in done.stdout.splitlines() if " port: " in line)
+
+        assert port(file) == f"ok    port: {place}: the {name} is running there"
+        assert port(foreign).startswith("FAULT port: ")
 
 
 @pytest.mark.parametrize("name", ["exporter", "receiver"])
