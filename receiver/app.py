@@ -158,17 +158,20 @@ class _Doors:
 
     def page(self, _request: Request) -> Response:
         settings = self._receiver.settings
+        latest, waiting, heartbeat, firing, is_read, trouble = [], [], None, [], False, None
         try:
             latest = self._receiver.outbox.history(Filter(limit=_LISTED_ON_PAGE))
             waiting = self._receiver.outbox.waiting()
             heartbeat = self._receiver.outbox.heartbeat()
             firing = self._receiver.firing()
-            trouble = None
+            is_read = True
+            self._receiver.outbox.check(now=datetime.now(UTC))  # a full disk can be read
         except StoreUnavailableError as error:
-            latest, waiting, heartbeat, firing, trouble = [], [], None, [], str(error)
+            trouble = str(error)
         counts = {(row.channel, row.state): row.count for row in waiting}
         text = self._page.render(
             version=version("coldchain-monitor"),
+            is_read=is_read,
             trouble=trouble,
             reload_successful=self._reload.successful,
             channels=[

@@ -445,8 +445,12 @@ def test_store_that_can_be_read_and_not_written_is_not_ready_and_shows_no_number
         answer = world.client.get("/-/ready")
         assert (answer.status_code, answer.text) == (503, "Not ready: the store is unavailable\n")
         assert world.metric(oldest) is None
+        page = world.client.get("/").text
+        assert "저장소를 쓸 수 없습니다: database is locked." in page
+        assert "배차 대기 주문 많음" in page  # what can be read is shown
     assert world.client.get("/-/ready").text == "Ready\n"
     assert world.metric(oldest) == 0
+    assert "저장소를 쓸 수 없습니다" not in world.client.get("/").text
 
 
 def test_ready_says_so_when_the_store_is_gone(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -455,11 +459,15 @@ def test_ready_says_so_when_the_store_is_gone(sandbox: Sandbox, tmp_path: Path) 
         answer = world.client.get("/-/ready")
         assert (answer.status_code, answer.text) == (503, "Not ready: the store is unavailable\n")
         assert world.post(critical())[0] == 503
-        assert world.client.get("/").status_code == 200
+        answer = world.client.get("/")
+        assert answer.status_code == 200
+        assert answer.text.count("저장소를 읽지 못해 알 수 없습니다.") == 2  # not that nothing fires, or ever came
+        assert "없습니다.</p>" not in answer.text.replace("알 수 없습니다.</p>", "")
         assert world.metric('coldchain_receiver_outbox_oldest_seconds{channel="slack"}') is None
         (tmp_path / "missing").mkdir()
         assert world.client.get("/-/ready").text == "Ready\n"
         assert world.post(critical())[0] == 200
+        assert "저장소를 읽지 못해" not in world.client.get("/").text
 
 
 # Reloading
