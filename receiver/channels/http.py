@@ -12,7 +12,9 @@ from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
+    LocationValueError,
     NewConnectionError,
+    ProtocolError,
     ProxyError,
     ReadTimeoutError,
     SSLError,
@@ -44,7 +46,7 @@ class _Way:
 class Peer(HTTPAdapter):
     """Connections that are kept open, by the environment's proxies and certificates as requests finds them.
 
-    What requests makes ready at every message is made ready once for each address: it is half of the work.
+    What requests makes ready at every message, half of its work, is made ready once for each address.
     """
 
     def __init__(self, name: str, *, seconds: float) -> None:
@@ -72,18 +74,29 @@ class Peer(HTTPAdapter):
             raise self._failure(error) from None
         return Answer(response.status, response.headers, response.data.decode("utf-8", "replace"))
 
+    def close(self) -> None:
+        """Closes what is kept open."""
+        self._ways.clear()  # a pool is closed when nobody has it any more
+        super().close()
+
     def _find(self, url: str) -> _Way:
         with requests.Session() as session:
             session.auth = _unchanged  # without any, requests looks for the host in .netrc
             request = session.prepare_request(requests.Request("POST", url))
             found = session.merge_environment_settings(url, {}, None, None, None)
         pool = self.get_connection_with_tls_context(request, found["verify"], found["proxies"], found["cert"])
-        self.cert_verify(pool, url, found["verify"], found["cert"])  # type: ignore[no-untyped-call] # in types-requests
+        try:
+            self.cert_verify(pool, url, found["verify"], found["cert"])  # type: ignore[no-untyped-call] # in types-requests
+        except OSError:
+            raise DeliveryError(f"the certificates to know {self._name} by are not where they should be") from None
         headers = {name: value for name, value in request.headers.items() if name != "Content-Length"}
         self._ways[url] = _Way(cast("HTTPConnectionPool", pool), self.request_url(request, found["proxies"]), headers)
         return self._ways[url]
 
     def _failure(self, error: Exception) -> DeliveryError:
+        if isinstance(error, ProxyError) and isinstance(error.original_error, ConnectionError):
+            # urllib3 closes what broke after the request, and then takes it for a proxy that was never reached
+            error = ProtocolError(error.original_error)
         words, uncertain = next(
             ((words, uncertain) for kind, words, uncertain in _FAILURES if isinstance(error, kind)),
             ("{name} closed the connection without an answer", True),
@@ -91,13 +104,15 @@ class Peer(HTTPAdapter):
         return DeliveryError(words.format(name=self._name, seconds=self._seconds), uncertain=uncertain)
 
 
+_NO_ADDRESS = "the address of {name} or of the proxy cannot be used"
 _FAILURES: tuple[tuple[type[Exception], str, bool], ...] = (  # the first that fits; whether the peer may have taken it
     (NewConnectionError, "{name} could not be reached", False),
     (ConnectTimeoutError, "{name} could not be reached in time", False),
     (ProxyError, "{name} could not be reached by the proxy", False),
     (SSLError, "{name}'s certificate was refused", False),
     (ReadTimeoutError, "{name} did not answer within {seconds:g} s", True),
-    (requests.RequestException, "the address of {name} or of the proxy cannot be used", False),
+    (LocationValueError, _NO_ADDRESS, False),
+    (requests.RequestException, _NO_ADDRESS, False),
 )
 
 

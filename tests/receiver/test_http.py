@@ -7,12 +7,14 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from receiver.channels import DeliveryError
 from receiver.channels.http import Peer
 from tests.databases import free_port
+from tests.waiting import until
 
 
 class Server(ThreadingHTTPServer):
@@ -22,9 +24,15 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.clients: list[tuple[str, int]] = []
+        self.ended: list[tuple[str, int]] = []
         self.closes = False
+        self.is_silent = False
         if context is not None:
             self.socket = context.wrap_socket(self.socket, server_side=True)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        super().process_request_thread(request, client_address)
+        self.ended.append(client_address)  # the connection is closed
 
     @property
     def address(self) -> str:
@@ -39,11 +47,18 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.requests.append((self.path, dict(self.headers), body))
         self.server.clients.append(self.client_address)
+        if self.server.is_silent:
+            self.close_connection = True
+            return
         self.send_response(200)
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"ok")
         self.close_connection = self.server.closes  # without a word of it
+
+    def do_CONNECT(self) -> None:
+        self.server.requests.append((self.path, dict(self.headers), b""))
+        self.send_error(407)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the library calls it
         pass
@@ -103,8 +118,9 @@ def test_body_arrives_as_it_is_and_the_connection_is_kept(peer: Peer, serve: Cal
 def test_connection_that_the_peer_has_closed_meanwhile_is_opened_anew(peer: Peer, serve: Callable[..., Server]) -> None:
     server = serve()
     server.closes = True
-    for _ in range(2):
+    for number in range(2):
         assert peer.post(f"http://{server.address}/", b"{}", "application/json").text == "ok"
+        until(lambda: len(server.ended) > number, "the connection is closed")  # noqa: B023 - called at once
     assert len(set(server.clients)) == 2
 
 
@@ -132,6 +148,47 @@ def test_proxy_that_is_not_there_has_taken_nothing(peer: Peer, monkeypatch: pyte
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
     for scheme in ("http", "https"):
         assert failure(peer, f"{scheme}://hooks.example.com/T0") == ("Slack could not be reached by the proxy", False)
+
+
+def test_proxy_that_refuses_has_handed_nothing_on(
+    peer: Peer, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = serve()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.address}")
+    assert failure(peer, "https://hooks.example.com/T0") == ("Slack could not be reached by the proxy", False)
+    assert [path for path, _, _ in proxy.requests] == ["hooks.example.com:443"]
+
+
+@pytest.mark.parametrize("proxied", [True, False])
+def test_who_hangs_up_after_the_request_may_have_taken_it(
+    peer: Peer, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, *, proxied: bool
+) -> None:
+    server = serve()
+    server.is_silent = True
+    if proxied:
+        monkeypatch.setenv("HTTP_PROXY", f"http://{server.address}")
+    address = "hooks.example.com" if proxied else server.address
+    assert failure(peer, f"http://{address}/T0") == ("Slack closed the connection without an answer", True)
+    assert len(server.requests) == 1
+
+
+def test_nothing_stays_open_after_the_close(serve: Callable[..., Server]) -> None:
+    server, peer = serve(), Peer("Slack", seconds=5)
+    peer.post(f"http://{server.address}/", b"{}", "application/json")
+    assert server.ended == []
+    peer.close()
+    until(lambda: server.ended == server.clients, "the connection is closed")
+
+
+def test_address_that_is_none_has_taken_nothing(peer: Peer) -> None:
+    words = "the address of Slack or of the proxy cannot be used"
+    assert failure(peer, "https://hooks..example.com/T0") == (words, False)
+
+
+def test_certificates_that_are_not_there_are_told(peer: Peer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    words = "the certificates to know Slack by are not where they should be"
+    assert failure(peer, f"https://127.0.0.1:{free_port()}/T0") == (words, False)
 
 
 def test_proxy_whose_address_is_none_is_named(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
