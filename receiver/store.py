@@ -256,21 +256,20 @@ class Store:
 @contextlib.contextmanager
 def _transaction(engine: Engine, *, writes: bool = False) -> Iterator[Connection]:
     """Committed where it writes. In SQLite it says so at its beginning, for it could not wait for the lock later."""
-    with engine.connect() as connection:
+    with engine.connect() as connection, connection.begin() as transaction:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
         yield connection
-        if writes:
-            connection.commit()
+        if not writes:
+            transaction.rollback()
 
 
 def _sqlite(url: URL, patience: int) -> Engine:
     # The busy handler's sleep counts, the pool's does not: the writer is one, and readers wait for nobody in WAL.
     # Last in, first out: what a connection has in its cache is of use as long as no other has written.
     engine = create_engine(url, connect_args={"timeout": patience}, pool_size=8, max_overflow=32, pool_use_lifo=True)
-    engine.dialect.use_insertmanyvalues_wo_returning = (
-        True  # many rows in one step, for each lets go of the interpreter
-    )
+    # Many rows in one step, for each step lets go of the interpreter.
+    engine.dialect.use_insertmanyvalues_wo_returning = True
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:

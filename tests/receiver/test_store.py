@@ -20,7 +20,7 @@ from sqlalchemy import Connection, create_engine, event, func, insert, select, t
 from receiver import migrations
 from receiver.claiming import Wanted, is_any_due
 from receiver.store import Store, StoreUnavailableError, read_url
-from receiver.tables import REVISION, heartbeats, metadata
+from receiver.tables import REVISION, heartbeats, metadata, recipients
 from tests.databases import PostgreSQL
 from tests.receiver.conftest import new_database
 from tests.receiver.making import NOW
@@ -274,6 +274,19 @@ def test_full_store_is_unavailable_and_recovers(file: Path) -> None:
         store._engine.dispose()  # the limit is the connection's; on a disk, somebody makes room
         write(store, "after")
         assert "after" in names(store)
+
+
+def test_failed_commit_leaves_no_transaction_behind(sqlite_store: Store) -> None:
+    write(sqlite_store, "one")
+
+    def no_delivery(connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")  # so that the COMMIT itself fails
+        connection.execute(insert(recipients).values(delivery_id=1, position=0, address="a", state="waiting"))
+
+    with pytest.raises(StoreUnavailableError):
+        sqlite_store.write(no_delivery)
+    assert names(sqlite_store) == ["one"]
+    write(sqlite_store, "two")
 
 
 def test_read_only_store_is_unavailable_and_recovers(sqlite_store: Store) -> None:
