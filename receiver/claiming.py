@@ -128,6 +128,8 @@ class Wanted:
     channel: str
     now: datetime
     busy_lanes: tuple[str, ...] = ()
+    held: tuple[int, ...] = ()
+    """Deliveries that are in hand, and not to be taken again."""
     only: int | None = None
     """The one notification to look at, if so."""
 
@@ -138,6 +140,7 @@ class Wanted:
             "wanted_channel": self.channel,
             "wanted_by": self.now,
             "wanted_not_in": list(self.busy_lanes),
+            "wanted_not_held": list(self.held),
             **of_one,
         }
 
@@ -165,6 +168,7 @@ def _due(of_one: bool) -> Select[int]:
         deliveries.c.next_attempt_at <= bindparam("wanted_by"),
         or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until <= bindparam("wanted_by")),
         deliveries.c.lane.not_in(bindparam("wanted_not_in", expanding=True)),
+        deliveries.c.id.not_in(bindparam("wanted_not_held", expanding=True)),
         ~_comes_after_another(),
     )
     return statement.where(deliveries.c.notification_id == bindparam("wanted_notification")) if of_one else statement

@@ -218,8 +218,8 @@ class Workers:
         self._clock = clock
         self._stopping = threading.Event()
         self._lines = {name: _Line(carrier) for name, carrier in carriers.items()}
-        self._taken: dict[int, Claim] = {}  # claimed, and not begun yet
-        self._sending: dict[int, Claim] = {}
+        self._taken: dict[int, Claim] = {}  # by the delivery's number: claimed, and not begun yet
+        self._sending: dict[int, Claim] = {}  # by the claim's identity: begun, and not noted yet
         self._store_gone = False
         self._threads = [
             threading.Thread(target=target, args=(name,), name=f"{name}-{number}", daemon=True)
@@ -279,7 +279,7 @@ class Workers:
                 room = line.room()
                 claims = self._claim(name, room) if room else []
                 self._store_is_there()
-                if self._only is not None and not claims and not line.open:
+                if self._only is not None and room and not claims and not line.open:
                     break
                 if room and not claims:
                     self._wait(name)
@@ -314,10 +314,12 @@ class Workers:
             if self._stopping.is_set():
                 self._give_back([], [claim])
                 continue
-            self._sending[claim.id] = self._taken.pop(claim.id)
+            self._sending[id(claim)] = claim
+            del self._taken[claim.id]
             outcome, now = _attempt(task, channel), self._clock()
+            sent = self._note(claim, outcome, now, line)
             self._see_noted(last, line)
-            last = self._note(claim, outcome, now, line)
+            last = sent
         self._see_noted(last, line)
         channel.close()
 
@@ -344,6 +346,7 @@ class Workers:
             now=now,
             limit=room,
             busy_lanes=line.pace.busy(now),
+            held=self._held(),
             only=self._only,
             gathering=line.carrier.gathering,
             look_first=not line.more,
@@ -360,24 +363,33 @@ class Workers:
     def _note(self, claim: Claim, outcome: Outcome | DeliveryError, now: datetime, line: _Line) -> _Sent:
         line.pace.rest(claim.lane, now, _asked_pause(outcome))
         settlement = settle(claim, outcome, now, policy=self._policy, chance=random.random())  # noqa: S311 - no secret
-        return _Sent(claim, outcome, settlement, now, self._outbox.note(claim, settlement, now=now))
+        return _Sent(claim, outcome, settlement, now, self._put_down(claim, settlement, now, line))
+
+    def _put_down(self, claim: Claim, settlement: Settlement, now: datetime, line: _Line) -> Future[None]:
+        noted = self._outbox.note(claim, settlement, now=now)
+        noted.add_done_callback(lambda noted: self._let_go(claim, line) if noted.exception() is None else None)
+        return noted
+
+    def _let_go(self, claim: Claim, line: _Line) -> None:
+        """For one that is noted, which its worker may see much later, or that will not be by this process."""
+        if self._sending.pop(id(claim), None) is not None:
+            line.changed(-1)
+            line.look()  # there is room, and the group's next message may go now
 
     def _see_noted(self, sent: _Sent | None, line: _Line) -> None:
         """Returns when it is noted, or will not be by this process."""
         if sent is None:
             return
         try:
-            self._wait_noted(sent)
+            self._wait_noted(sent, line)
         except StoreUnavailableError as error:
             self._store_is_gone(error)
         else:
             self._observer.attempted(sent.claim, sent.settlement, sent.outcome, sent.at)
             _tell(sent.claim, sent.settlement)
-        self._sending.pop(sent.claim.id, None)
-        line.changed(-1)
-        line.look()  # there is room, and the group's next message may go now
+        self._let_go(sent.claim, line)
 
-    def _wait_noted(self, sent: _Sent) -> None:
+    def _wait_noted(self, sent: _Sent, line: _Line) -> None:
         while True:
             try:
                 return sent.noted.result()
@@ -386,7 +398,7 @@ class Workers:
                 log.warning("outcome not noted yet", delivery=sent.claim.id, error=str(error))
                 if self._stopping.wait(_STORE_PAUSE_SECONDS):
                     raise
-                sent.noted = self._outbox.note(sent.claim, sent.settlement, now=sent.at)
+                sent.noted = self._put_down(sent.claim, sent.settlement, sent.at, line)
 
     def _wait(self, name: str) -> None:
         """Until something is due, or may be."""
@@ -412,11 +424,15 @@ class Workers:
     def _renew(self) -> None:
         """Its own leases alone, and after a retirement those of what is still being sent: any other is to end."""
         while not self._stopping.wait(_RENEW_SECONDS):
-            self._renew_these([*self._taken.copy(), *self._sending.copy()])
-        while sending := list(self._sending.copy()):
+            self._renew_these(self._held())
+        while sending := [claim.id for claim in self._sending.copy().values()]:
             self._renew_these(sending)
             if self._given_back.wait(_RENEW_SECONDS):
                 break
+
+    def _held(self) -> list[int]:
+        """The deliveries that are claimed and not noted yet."""
+        return [*self._taken.copy(), *[claim.id for claim in self._sending.copy().values()]]
 
     def _renew_these(self, deliveries: Sequence[int]) -> None:
         try:

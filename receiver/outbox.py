@@ -307,6 +307,7 @@ class Outbox:
         now: datetime,
         limit: int,
         busy_lanes: Iterable[str] = (),
+        held: Iterable[int] = (),
         only: int | None = None,
         gathering: Gathering = BY_GROUP,
         look_first: bool = True,
@@ -315,10 +316,11 @@ class Outbox:
 
         Messages of one group to the same recipients keep their order: the end of an alert never arrives before it.
         What waits of one group becomes one message, and after failures or above the rate what waits for the same
-        readers does; with a rate, `limit` is 1. `only` is the one notification to look at.
+        readers does; with a rate, `limit` is 1. `only` is the one notification to look at. `held` are deliveries that
+        the caller has in hand, whose lease may have ended while the store was away.
         `look_first` spares the store a write where nothing may be due.
         """
-        wanted = Wanted(channel, now, tuple(busy_lanes), only)
+        wanted = Wanted(channel, now, tuple(busy_lanes), tuple(held), only)
         if look_first and not self._store.read(lambda connection: claiming.is_any_due(connection, wanted)):
             return []
         taken = self._store.write(

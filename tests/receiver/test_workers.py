@@ -8,9 +8,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from datetime import datetime, timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
+import structlog
 
 from receiver.channels import Channel, DeliveryError, Doubt, Message, Outcome
 from receiver.delivery import Carrier, Observer, RetryPolicy, Workers
@@ -23,17 +24,20 @@ from tests.waiting import until
 
 
 class Hanging:
-    """A channel that does not come back before it is let go."""
+    """A channel that takes so many at once, and then does not come back before it is let go."""
 
     name: ClassVar[str] = "email"
 
     def __init__(self) -> None:
+        self.takes = 0
         self.sending = threading.Event()
         self.go = threading.Event()
 
     def send(self, message: Message, recipients: Sequence[str], *, doubt: Doubt | None) -> Outcome:
-        self.sending.set()
-        self.go.wait()
+        self.takes -= 1
+        if self.takes < 0:
+            self.sending.set()
+            self.go.wait()
         return dict.fromkeys(recipients)
 
     def close(self) -> None:
@@ -143,6 +147,61 @@ def test_what_was_sent_is_noted_when_the_store_is_back_and_not_sent_again(
     with delivering(outbox, channel, 3) as outcomes:
         until(lambda: len(outcomes.states) == 3, "all are noted")
     assert (channel.sent, outcomes.states) == (3, ["delivered"] * 3)
+
+
+def test_what_waits_to_be_noted_is_not_taken_again_though_its_lease_has_ended(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.delivery._STORE_PAUSE_SECONDS", 0.01)
+    channel, note, claim, now = Taking(), outbox.note, outbox.claim, [NOW]
+    is_back, looked = threading.Event(), threading.Semaphore(0)
+
+    def failing(claim: Claim, settlement: Settlement, *, now: datetime) -> Future[None]:
+        if is_back.is_set():
+            return note(claim, settlement, now=now)
+        gone: Future[None] = Future()
+        gone.set_exception(StoreUnavailableError("disk I/O error"))
+        return gone
+
+    def looking(*args: Any, **wanted: Any) -> list[Claim]:
+        found = claim(*args, **wanted)
+        looked.release()
+        return found
+
+    monkeypatch.setattr(outbox, "note", failing)
+    monkeypatch.setattr(outbox, "claim", looking)
+    told = notification()
+    outbox.add(told, planner(told, ROUTING, NOW), now=NOW, dedup_window=WINDOW, give_up_after=DAY)
+    outcomes = Outcomes()
+    carrier = Carrier(lambda: channel, lambda _claim: message())
+    workers = Workers(outbox, {"email": carrier}, RetryPolicy(), outcomes, clock=lambda: now[0])
+    workers.start()
+    until(lambda: channel.sent == 1, "it is sent")
+    now[0] += timedelta(hours=1)
+    while looked.acquire(blocking=False):
+        pass
+    for _ in range(2):
+        workers.wake()
+        assert looked.acquire(timeout=10)
+    is_back.set()
+    until(lambda: outcomes.states, "it is noted")
+    workers.stop(within=timedelta(seconds=5))
+    assert (channel.sent, outcomes.states) == (1, ["delivered"])
+
+
+def test_what_is_noted_is_done_with_while_its_worker_sends_the_next(outbox: Outbox, channel: Hanging) -> None:
+    channel.takes = 1
+    for number in range(2):
+        told = notification(group_key=f"g{number}")
+        outbox.add(told, planner(told, ROUTING, NOW), now=NOW, dedup_window=WINDOW, give_up_after=DAY)
+    carrier = Carrier(lambda: channel, lambda _claim: message())
+    workers = Workers(outbox, {"email": carrier}, RetryPolicy(), Observer(), clock=lambda: NOW)
+    workers.start()
+    assert channel.sending.wait(10)
+    until(lambda: [row.count for row in outbox.waiting() if row.channel == "email"] == [1], "the first is noted")
+    with structlog.testing.capture_logs() as lines:
+        workers.stop(within=timedelta(seconds=0.1))
+    assert [len(line["deliveries"]) for line in lines if "deliveries" in line] == [1]  # given back
 
 
 def test_message_that_cannot_be_put_into_words_delays_itself_alone(outbox: Outbox) -> None:
