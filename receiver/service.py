@@ -85,7 +85,11 @@ class Receiver:
         try:
             self.outbox.heartbeat()
         except StoreUnavailableError as error:
-            log.error("store unavailable, webhooks are answered 503 until it is there", error=str(error))  # noqa: TRY400 - the operator's trouble, no fault of ours
+            log.error(  # noqa: TRY400 - the operator's trouble, no fault of ours
+                "store unavailable, webhooks are answered 503 until it is there",
+                error=str(error),
+                hint="check RECEIVER_DATABASE_URL, or ask coldchain-receiver doctor",
+            )
         _tell_channels(self.settings)
         self._workers.start()
         for thread in self._keepers:
