@@ -68,7 +68,10 @@ class Loop(asyncio.SelectorEventLoop):
 
 
 class _Joining(asyncio.Transport):
-    """What is written within one turn of the event loop goes out in one piece: uvicorn writes head and body apart."""
+    """What is written within one turn of the event loop goes out in one piece: uvicorn writes head and body apart.
+
+    The end of an answer waits for no turn: `flush` says that it is there.
+    """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -78,17 +81,17 @@ class _Joining(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         if not self._held:
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self.flush)
         self._held.append(data)
 
-    def _send(self) -> None:
+    def flush(self) -> None:
         if self._held and not self._transport.is_closing():
             data = b"".join(self._held)
             self._held.clear()
             self._transport.write(data)
 
     def close(self) -> None:
-        self._send()
+        self.flush()
         self._transport.close()
 
     def abort(self) -> None:
@@ -161,7 +164,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
-        self.transport = _Joining(transport, self.loop)
+        self.transport = self._joining = _Joining(transport, self.loop)
         # From now on writing is paused as long as the client has not taken everything. (With 0, TLS starts paused.)
         transport.set_write_buffer_limits(high=1)
         self._await_request()
@@ -217,6 +220,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._joining.flush()  # a client that sends no more is closed by asyncio itself, as soon as that is read
         super().on_response_complete()
         if self.waiting_since is None and self.cycle.response_complete:
             self.waiting_since = self.loop.time()

@@ -95,6 +95,16 @@ def test_an_empty_line_after_an_answer_does_not_keep_the_connection(hasty: Targe
         assert ended_by_server(connection)
 
 
+def test_who_says_that_he_sends_no_more_is_answered(target: Target) -> None:
+    with target.connect() as connection:
+        connection.sendall(HEALTHY)
+        connection.shutdown(socket.SHUT_WR)  # as nc -N does
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+    assert statuses(received) == [200]
+
+
 def test_an_answer_that_nobody_reads_is_given_up(hasty: Target) -> None:
     asked = b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"
     with hasty.connect(receive_buffer=4096) as connection:
