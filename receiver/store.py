@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from receiver.tables import REVISION
 
@@ -34,6 +34,7 @@ _LOCK_SECONDS = 3
 _STATEMENT_SECONDS = 5
 _MOST_TOGETHER = 100
 _OF_ONE_ROW = (DataError, IntegrityError)
+_DEADLOCK = "40P01"  # deadlock_detected (PostgreSQL's error codes): undone so that another transaction could go on
 _MOST_WAITING = 10_000  # where the database does not answer
 _NEW_TABLE = "CREATE TABLE coldchain_probe (tried int)"  # what a migration must be allowed to do
 _MIGRATION_LOCK = 0x636F6C64  # any number that no other program on the same PostgreSQL takes
@@ -187,8 +188,9 @@ class Store:
             answers = self._in_one_transaction(jobs)
         except Exception as error:  # noqa: BLE001 - raised again where the work came from
             fault = self._unavailable(error) if isinstance(error, SQLAlchemyError | OSError) else error
-            # A row's fault, not the database's: the others are not to suffer for it.
-            of_one = fault is error or isinstance(error, _OF_ONE_ROW)
+            # A row's fault, not the database's: the others are not to suffer for it. And what is written one by one
+            # holds nothing that another receiver's is to wait for.
+            of_one = fault is error or isinstance(error, _OF_ONE_ROW) or (len(jobs) > 1 and _is_deadlock(error))
             self.took_last_write = of_one
             if of_one and len(jobs) > 1:
                 for job in jobs:
@@ -251,6 +253,10 @@ class Store:
         """The driver's own words: neither SQLAlchemy's, which repeat the row, nor a connection's password."""
         words = str(getattr(error, "orig", None) or error).strip().splitlines()
         return StoreUnavailableError(words[0] if words else type(error).__name__)
+
+
+def _is_deadlock(error: Exception) -> bool:
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _DEADLOCK
 
 
 @contextlib.contextmanager

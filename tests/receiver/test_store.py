@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, event, func, insert, select, text
+from sqlalchemy import Connection, create_engine, event, func, insert, select, text, update
 
 from receiver import migrations
 from receiver.claiming import Wanted, is_any_due
@@ -234,6 +234,36 @@ def test_an_item_at_fault_fails_alone(store: Store) -> None:
     assert first.result(20) == ""
     assert [type(answer.exception(20)) for answer in answers] == [type(None), StoreUnavailableError, type(None)]
     assert names(store) == ["a", "b", "c"]
+
+
+def test_two_receivers_that_wait_for_each_other_both_write_in_the_end(postgresql: PostgreSQL) -> None:
+    url = new_database(postgresql)
+    entered, go_on, crossed = threading.Semaphore(0), threading.Event(), threading.Barrier(2)
+
+    def wait(_connection: Connection, items: Sequence[str]) -> Sequence[str]:
+        entered.release()
+        go_on.wait(20)
+        return items
+
+    def beat_again(connection: Connection, items: Sequence[str]) -> Sequence[str]:
+        for item in items:
+            connection.execute(update(heartbeats).where(heartbeats.c.name == item).values(seen_at=NOW))
+            if len(items) > 1 and item == items[0]:
+                crossed.wait(20)
+        return items
+
+    with opened(url) as one, opened(url) as other:
+        for name in ("a", "b"):
+            write(one, name)
+        for store in (one, other):
+            store.write_together(wait, "")
+            entered.acquire(timeout=20)
+        answers = [one.write_together(beat_again, name) for name in ("a", "b")]
+        answers += [other.write_together(beat_again, name) for name in ("b", "a")]
+        go_on.set()
+        assert [answer.result(20) for answer in answers] == ["a", "b", "b", "a"]
+        assert one.took_last_write
+        assert other.took_last_write
 
 
 def test_wrong_piece_of_work_fails_alone(sqlite_store: Store) -> None:
