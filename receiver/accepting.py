@@ -16,7 +16,6 @@ from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 from receiver import alertmanager
 from receiver.notification import HEARTBEAT, SEVERITIES, Alert, Notification
 from receiver.routing import Earlier, Identity, PlannedDelivery, Receipt, identity
-from receiver.rows import insert_rows
 from receiver.tables import (
     ERASED,
     OPEN_STATES,
@@ -205,13 +204,13 @@ def _take_keys(connection: Connection, additions: Sequence[Addition], ids: Seque
         ]
         if not some:
             continue
-        expired = {} if reminder else {"expired": min(one.expired for one, _ in some)}
+        expired = min(one.expired for one, _ in some)
         rows = [
-            {"key": one.key, "notification_id": new, "seen_at": one.now}
+            {"key": one.key, "notification_id": new, "seen_at": one.now, "expired": expired}
             # in one order, so that two processes never wait for each other
             for one, new in sorted(some, key=lambda pair: pair[0].key)
         ]
-        taken.update(insert_rows(connection, _take(connection.dialect.name, reminder), rows, **expired))
+        taken.update(connection.execute(_take(connection.dialect.name, reminder), rows).scalars())
     others = [one.key for one in additions if one.key not in taken]
     if not others:
         return {}
@@ -358,8 +357,7 @@ def positions_of(text: str | None) -> frozenset[int] | None:
 
 def _insert_notifications(connection: Connection, additions: Sequence[Addition], ids: Sequence[int]) -> None:
     """With their alerts."""
-    insert_rows(
-        connection,
+    connection.execute(
         _INSERT_NOTIFICATION,
         [
             {
@@ -376,8 +374,7 @@ def _insert_notifications(connection: Connection, additions: Sequence[Addition],
             for one, new in zip(additions, ids, strict=True)
         ],
     )
-    insert_rows(
-        connection,
+    connection.execute(
         _INSERT_ALERT,
         [
             {
@@ -404,13 +401,10 @@ def insert_deliveries(connection: Connection, new: Sequence[NewDelivery]) -> Seq
     if not new:
         return ()
     ids = new_ids(connection, deliveries, len(new))
-    insert_rows(
-        connection,
-        _INSERT_DELIVERY,
-        [{"id": delivery_id, **_row(one)} for one, delivery_id in zip(new, ids, strict=True)],
+    connection.execute(
+        _INSERT_DELIVERY, [{"id": delivery_id, **_row(one)} for one, delivery_id in zip(new, ids, strict=True)]
     )
-    insert_rows(
-        connection,
+    connection.execute(
         _INSERT_RECIPIENT,
         [
             {"delivery_id": delivery_id, "position": position, "address": address, "state": "waiting"}

@@ -274,6 +274,8 @@ def _sqlite(url: URL, patience: int) -> Engine:
     # The busy handler's sleep counts, the pool's does not: the writer is one, and readers wait for nobody in WAL.
     # Last in, first out: what a connection has in its cache is of use as long as no other has written.
     engine = create_engine(url, connect_args={"timeout": patience}, pool_size=8, max_overflow=32, pool_use_lifo=True)
+    # Many rows in one step, for each step lets go of the interpreter.
+    engine.dialect.use_insertmanyvalues_wo_returning = True
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:
