@@ -252,7 +252,7 @@ class Workers:
         self.retire()
         for thread in self._threads[:-1]:  # all but the one that renews leases
             thread.join(max(0.0, deadline - time.monotonic()))
-        begun, untouched = list(self._sending.copy().values()), list(self._taken.copy().values())
+        begun, untouched = self._begun(), list(self._taken.copy().values())
         if begun:
             log.warning("stopped while sending: to be sent again", deliveries=[claim.id for claim in begun])
         self._given_back.set()
@@ -425,14 +425,17 @@ class Workers:
         """Its own leases alone, and after a retirement those of what is still being sent: any other is to end."""
         while not self._stopping.wait(_RENEW_SECONDS):
             self._renew_these(self._held())
-        while sending := [claim.id for claim in self._sending.copy().values()]:
-            self._renew_these(sending)
+        while begun := self._begun():
+            self._renew_these([claim.id for claim in begun])
             if self._given_back.wait(_RENEW_SECONDS):
                 break
 
+    def _begun(self) -> list[Claim]:
+        return list(self._sending.copy().values())
+
     def _held(self) -> list[int]:
         """The deliveries that are claimed and not noted yet."""
-        return [*self._taken.copy(), *[claim.id for claim in self._sending.copy().values()]]
+        return [*self._taken.copy(), *[claim.id for claim in self._begun()]]
 
     def _renew_these(self, deliveries: Sequence[int]) -> None:
         try:

@@ -188,11 +188,11 @@ class Store:
             answers = self._in_one_transaction(jobs)
         except Exception as error:  # noqa: BLE001 - raised again where the work came from
             fault = self._unavailable(error) if isinstance(error, SQLAlchemyError | OSError) else error
-            # A row's fault, not the database's: the others are not to suffer for it. And what is written one by one
-            # holds nothing that another receiver's is to wait for.
-            of_one = fault is error or isinstance(error, _OF_ONE_ROW) or (len(jobs) > 1 and _is_deadlock(error))
+            # A row's fault, not the database's: the others are not to suffer for it.
+            of_one = fault is error or isinstance(error, _OF_ONE_ROW)
             self.took_last_write = of_one
-            if of_one and len(jobs) > 1:
+            # What is written one by one holds nothing that another receiver's is to wait for.
+            if len(jobs) > 1 and (of_one or _is_deadlock(error)):
                 for job in jobs:
                     self._write_jobs([job])
                 return

@@ -192,58 +192,54 @@ def test_what_waits_is_committed_together(sqlite_store: Store) -> None:
     assert len(commits) == 2
 
 
-def test_items_that_wait_for_the_same_work_are_handed_to_it_together(store: Store) -> None:
-    entered, go_on = threading.Event(), threading.Event()
-    handed: list[list[int]] = []
+@contextlib.contextmanager
+def busy(*stores: Store) -> Iterator[None]:
+    """What is written together meanwhile waits, and is one piece of work then."""
+    entered, go_on = threading.Semaphore(0), threading.Event()
 
-    def wait(_connection: Connection, items: Sequence[int]) -> list[int]:
-        entered.set()
+    def wait(_connection: Connection, items: Sequence[None]) -> Sequence[None]:
+        entered.release()
         go_on.wait(20)
-        return list(items)
+        return items
+
+    held = [store.write_together(wait, None) for store in stores]
+    for _ in stores:
+        assert entered.acquire(timeout=20)
+    yield
+    go_on.set()
+    assert [one.result(20) for one in held] == [None] * len(stores)
+
+
+def test_items_that_wait_for_the_same_work_are_handed_to_it_together(store: Store) -> None:
+    handed: list[list[int]] = []
 
     def double(_connection: Connection, items: Sequence[int]) -> list[int]:
         handed.append(list(items))
         return [2 * item for item in items]
 
-    first = store.write_together(wait, 0)
-    entered.wait(20)
-    answers = [store.write_together(double, number) for number in range(5)]
-    go_on.set()
-    assert [answer.result(20) for answer in (first, *answers)] == [0, 0, 2, 4, 6, 8]
+    with busy(store):
+        answers = [store.write_together(double, number) for number in range(5)]
+    assert [answer.result(20) for answer in answers] == [0, 2, 4, 6, 8]
     assert handed == [[0, 1, 2, 3, 4]]
 
 
 def test_an_item_at_fault_fails_alone(store: Store) -> None:
-    entered, go_on = threading.Event(), threading.Event()
     write(store, "a")
-
-    def wait(_connection: Connection, items: Sequence[str]) -> Sequence[str]:
-        entered.set()
-        go_on.wait(20)
-        return items
 
     def beat_all(connection: Connection, items: Sequence[str]) -> Sequence[str]:
         for item in items:
             beat(item, connection)
         return items
 
-    first = store.write_together(wait, "")
-    entered.wait(20)
-    answers = [store.write_together(beat_all, name) for name in ("b", "a", "c")]
-    go_on.set()
-    assert first.result(20) == ""
+    with busy(store):
+        answers = [store.write_together(beat_all, name) for name in ("b", "a", "c")]
     assert [type(answer.exception(20)) for answer in answers] == [type(None), StoreUnavailableError, type(None)]
     assert names(store) == ["a", "b", "c"]
 
 
 def test_two_receivers_that_wait_for_each_other_both_write_in_the_end(postgresql: PostgreSQL) -> None:
     url = new_database(postgresql)
-    entered, go_on, crossed = threading.Semaphore(0), threading.Event(), threading.Barrier(2)
-
-    def wait(_connection: Connection, items: Sequence[str]) -> Sequence[str]:
-        entered.release()
-        go_on.wait(20)
-        return items
+    crossed = threading.Barrier(2)
 
     def beat_again(connection: Connection, items: Sequence[str]) -> Sequence[str]:
         for item in items:
@@ -255,12 +251,9 @@ def test_two_receivers_that_wait_for_each_other_both_write_in_the_end(postgresql
     with opened(url) as one, opened(url) as other:
         for name in ("a", "b"):
             write(one, name)
-        for store in (one, other):
-            store.write_together(wait, "")
-            entered.acquire(timeout=20)
-        answers = [one.write_together(beat_again, name) for name in ("a", "b")]
-        answers += [other.write_together(beat_again, name) for name in ("b", "a")]
-        go_on.set()
+        with busy(one, other):
+            answers = [one.write_together(beat_again, name) for name in ("a", "b")]
+            answers += [other.write_together(beat_again, name) for name in ("b", "a")]
         assert [answer.result(20) for answer in answers] == ["a", "b", "b", "a"]
         assert one.took_last_write
         assert other.took_last_write

@@ -107,6 +107,13 @@ def delivering(outbox: Outbox, channel: Channel, count: int) -> Iterator[Outcome
     workers.stop(within=timedelta(seconds=5))
 
 
+def unavailable() -> Future[None]:
+    """What the store answers while its disk is gone."""
+    gone: Future[None] = Future()
+    gone.set_exception(StoreUnavailableError("disk I/O error"))
+    return gone
+
+
 def test_two_are_sent_and_no_third_before_the_first_is_noted(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     channel, note, go_on = Taking(), outbox.note, threading.Event()
 
@@ -139,9 +146,7 @@ def test_what_was_sent_is_noted_when_the_store_is_back_and_not_sent_again(
     def failing(claim: Claim, settlement: Settlement, *, now: datetime) -> Future[None]:
         if next(tries) >= 5:
             return note(claim, settlement, now=now)
-        gone: Future[None] = Future()
-        gone.set_exception(StoreUnavailableError("disk I/O error"))
-        return gone
+        return unavailable()
 
     monkeypatch.setattr(outbox, "note", failing)
     with delivering(outbox, channel, 3) as outcomes:
@@ -159,9 +164,7 @@ def test_what_waits_to_be_noted_is_not_taken_again_though_its_lease_has_ended(
     def failing(claim: Claim, settlement: Settlement, *, now: datetime) -> Future[None]:
         if is_back.is_set():
             return note(claim, settlement, now=now)
-        gone: Future[None] = Future()
-        gone.set_exception(StoreUnavailableError("disk I/O error"))
-        return gone
+        return unavailable()
 
     def looking(*args: Any, **wanted: Any) -> list[Claim]:
         found = claim(*args, **wanted)
