@@ -20,6 +20,7 @@ from receiver.digest import BY_GROUP, Gathering
 from receiver.notification import masked
 from receiver.outbox import Claim, Outbox, Settlement
 from receiver.store import StoreUnavailableError
+from receiver.threads import undying
 
 __all__ = ["Carrier", "Observer", "RetryPolicy", "Workers", "next_attempt", "settle"]
 
@@ -222,11 +223,11 @@ class Workers:
         self._sending: dict[int, Claim] = {}  # by the claim's identity: begun, and not noted yet
         self._store_gone = False
         self._threads = [
-            threading.Thread(target=target, args=(name,), name=f"{name}-{number}", daemon=True)
+            undying(f"{name}-{number}", functools.partial(work, name), self._stopping)
             for name, carrier in carriers.items()
-            for number, target in enumerate([self._claim_all, *[self._send_all] * carrier.workers])
+            for number, work in enumerate([self._claim_all, *[self._send_all] * carrier.workers])
         ]
-        self._threads.append(threading.Thread(target=self._renew, name="lease", daemon=True))
+        self._threads.append(undying("lease", self._renew, self._stopping))
         self._leases = threading.Lock()
         self._given_back = threading.Event()
 

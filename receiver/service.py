@@ -28,6 +28,7 @@ from receiver.outbox import Accepted, Addition, Claim, Outbox
 from receiver.report import Reporter
 from receiver.settings import ReceiverSettings
 from receiver.store import Store, StoreUnavailableError, read_url
+from receiver.threads import undying
 from serving.settings import ConfigError
 
 __all__ = ["CHANNELS", "Receiver", "worded"]
@@ -65,19 +66,16 @@ class Receiver:
         watch = Watch(self.outbox, lambda: self.settings, lambda: self._routing, self._stored, clock=clock)
         reporter = Reporter(self.outbox, lambda: self.settings, self._stored, clock=clock)
         self.alertmanager = Alertmanager(lambda: self.settings.alertmanager_url)
-        self._keepers = [
-            threading.Thread(target=self.alertmanager.run, args=(self._stopping,), name="alertmanager", daemon=True),
-            threading.Thread(target=self._every, args=(_PRUNE_SECONDS, self._prune), name="prune", daemon=True),
-            threading.Thread(
-                target=self._every, args=(_FALLBACK_SECONDS, self._hand_over), name="fallback", daemon=True
-            ),
-            threading.Thread(
-                target=self._every, args=(_BALANCE_SECONDS, self._ask_balance), name="balance", daemon=True
-            ),
-            threading.Thread(target=watch.run, args=(self._stopping,), name="heartbeat", daemon=True),
-            threading.Thread(target=watch.run_pings, args=(self._stopping,), name="ping", daemon=True),
-            threading.Thread(target=reporter.run, args=(self._stopping,), name="report", daemon=True),
-        ]
+        keepers: dict[str, Callable[[], None]] = {
+            "alertmanager": lambda: self.alertmanager.run(self._stopping),
+            "prune": lambda: self._every(_PRUNE_SECONDS, self._prune),
+            "fallback": lambda: self._every(_FALLBACK_SECONDS, self._hand_over),
+            "balance": lambda: self._every(_BALANCE_SECONDS, self._ask_balance),
+            "heartbeat": lambda: watch.run(self._stopping),
+            "ping": lambda: watch.run_pings(self._stopping),
+            "report": lambda: reporter.run(self._stopping),
+        }
+        self._keepers = [undying(name, work, self._stopping) for name, work in keepers.items()]
 
     def start(self) -> None:
         """Starts the threads; the store is opened when it can be."""
@@ -243,7 +241,7 @@ class Receiver:
                         )
                 self._workers.wake()
         except StoreUnavailableError as error:
-            log.warning("nothing handed to other channels", error=str(error))
+            log.debug("nothing handed to other channels", error=str(error))  # the workers say it once
 
     def _ask_balance(self) -> None:
         settings = self.settings.sms

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol, TypeAlias
 
 from receiver.notification import Severity
 
-__all__ = ["Channel", "DeliveryError", "Doubt", "Message", "Outcome"]
+__all__ = ["Channel", "DeliveryError", "Doubt", "Message", "Outcome", "printable"]
 
 
 class DeliveryError(Exception):
@@ -24,10 +24,15 @@ class DeliveryError(Exception):
         uncertain: bool = False,
     ) -> None:
         """`permanent`: trying again is no use. `retry_after`: what the peer asked for. `uncertain`: it may be there."""
-        super().__init__(text)
+        super().__init__(printable(text))
         self.permanent = permanent
         self.retry_after = retry_after
         self.uncertain = uncertain
+
+
+def printable(text: str) -> str:
+    """One line of a peer's words, without what a store cannot hold (NUL, half a surrogate) or a page would not show."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 @dataclass(frozen=True)

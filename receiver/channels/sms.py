@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from receiver.channels import DeliveryError, Doubt, Message, Outcome, http
+from receiver.channels import DeliveryError, Doubt, Message, Outcome, http, printable
 from receiver.digest import Rate
 from serving.settings import CommaSeparated, Duration, Env, Settings
 
@@ -204,7 +204,7 @@ class Sms:
         if self._settings.test_mode:
             form["testmode_yn"] = "Y"
         answer = self._ask("send", form)
-        mid = str(answer.get("msg_id", ""))[:64]
+        mid = printable(str(answer.get("msg_id", "")))[:64]
         if not _count(answer, "error_cnt"):
             return dict.fromkeys(recipients, mid)
         return self._outcome(mid, recipients)
@@ -278,7 +278,7 @@ def _read(told: http.Answer) -> dict[str, Any]:
     try:
         answer = json.loads(told.text)
         code = int(answer["result_code"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # int(1e999); [[[…
         raise DeliveryError(f"Aligo answered {told.status} with something else than its JSON", uncertain=True) from None
     if code != 1:
         words = " ".join(str(answer.get("message", "")).split())[:100]
@@ -295,7 +295,7 @@ def _rows(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _count(answer: Mapping[str, Any], name: str) -> int:
     try:
         return int(answer.get(name) or 0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0
 
 

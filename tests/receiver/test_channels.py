@@ -30,6 +30,8 @@ class Case:
     id: str = field(default="", compare=False)
 
 
+HALF_A_SURROGATE = r'{"result_code": -999, "message": "a\u0000\ud800b"}'
+
 CASES = [
     Case("slack", {}, "delivered", None, None),
     Case("slack", {"status": 429, "headers": {"Retry-After": "7"}}, "retrying", 7, "Slack answered 429"),
@@ -37,6 +39,7 @@ CASES = [
     Case("slack", {"status": 500, "body": "rollup_error"}, "retrying", 5, "Slack answered 500 rollup_error"),
     Case("slack", {"status": 503, "body": "<html>down</html>"}, "retrying", 5, "Slack answered 503 <html>down</html>"),
     Case("slack", {"status": 200, "body": "fine"}, "retrying", 5, "Slack answered 200 fine"),
+    Case("slack", {"status": 500, "body": "a\x00\u202e\r\nb"}, "retrying", 5, "Slack answered 500 a b"),
     Case("slack", {"status": 302, "headers": {"Location": "/"}}, "retrying", 5, "Slack answered 302"),
     Case("slack", {"status": 400, "body": "invalid_payload"}, "failed", None, "Slack answered 400 invalid_payload"),
     Case("slack", {"status": 403, "body": "invalid_token"}, "failed", None, "Slack answered 403 invalid_token"),
@@ -55,6 +58,7 @@ CASES = [
         "email", {"status": 451}, "retrying", 5, "mail refused: 451 Requested action aborted: local error in processing"
     ),
     Case("email", {"status": 554}, "failed", None, "mail refused: 554 Transaction failed"),
+    Case("email", {"status": 451, "body": "a\x00b"}, "retrying", 5, "mail refused: 451 a b"),
     Case("email", {"stage": "connect", "status": 421}, "retrying", 5, "connection refused: 421 Service not available"),
     Case("email", {"stage": "connect", "status": 554}, "failed", None, "connection refused: 554 Transaction failed"),
     Case("email", {"stage": "connect", "drop": True}, "retrying", 5, "connection to the mail server failed"),
@@ -100,6 +104,9 @@ CASES = [
     ),
     Case("sms", {"body": {"result_code": "-201", "message": "부족"}}, "failed", None, "Aligo answered -201 부족"),
     Case("sms", {"body": {"result_code": -999, "message": "?"}}, "retrying", 5, "Aligo answered -999 ?"),
+    Case("sms", {"body": HALF_A_SURROGATE}, "retrying", 5, "Aligo answered -999 a b"),
+    Case("sms", {"body": '{"result_code": 1e999}'}, "retrying", 5, "Aligo answered 200 with something", uncertain=True),
+    Case("sms", {"body": "[" * 100_000}, "retrying", 5, "Aligo answered 200 with something", uncertain=True),
     Case(
         "sms", {"body": "<html>점검 중</html>"}, "retrying", 5, "Aligo answered 200 with something else", uncertain=True
     ),
@@ -122,7 +129,7 @@ def settled(case: Case, outcome: Outcome | DeliveryError) -> Any:
     return settle(waiting, outcome, NOW, policy=POLICY, chance=0.5)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.channel} {case.does}")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.channel} {case.does}"[:80])
 def test_answer_decides_what_becomes_of_the_delivery(sandbox: Sandbox, case: Case) -> None:
     opening, recipients, secret = CHANNELS[case.channel]
     if case.does:

@@ -185,6 +185,14 @@ def test_which_numbers_were_taken_is_asked_again_rather_than_sent_again(sandbox:
     assert calls(sandbox) == ["send", "sms_list", "list", "sms_list"]
 
 
+@pytest.mark.parametrize(
+    ("told", "kept"), [('"7"', "7"), ("7", "7"), ('"7\\u0000\\ud800"', "7"), ('"' + "7" * 65 + '"', "7" * 64)]
+)
+def test_name_that_aligo_gives_a_message_is_kept_as_a_store_can_hold_it(sandbox: Sandbox, told: str, kept: str) -> None:
+    sandbox.misbehave(channel="aligo", body=f'{{"result_code": 1, "msg_id": {told}, "error_cnt": 1e999}}')
+    assert attempt(Sms(sms_settings(sandbox)), message(), NUMBERS[:1]) == {NUMBERS[0]: kept}
+
+
 def test_balance_is_read(sandbox: Sandbox) -> None:
     sandbox.set_balance(100)
     assert Sms(sms_settings(sandbox)).balance() == Balance(sms=100, lms=32, mms=14)

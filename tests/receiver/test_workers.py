@@ -222,3 +222,21 @@ def test_message_that_cannot_be_put_into_words_delays_itself_alone(outbox: Outbo
     until(lambda: len(outcomes.states) == 2, "both are noted")
     workers.stop(within=timedelta(seconds=5))
     assert (channel.sent, sorted(outcomes.states)) == (1, ["delivered", "retrying"])
+
+
+def test_fault_while_looking_for_work_delays_it_and_ends_nothing(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.threads._PAUSE_SECONDS", 0.01)
+    channel, claim, faults = Taking(), outbox.claim, [ArithmeticError("x"), ArithmeticError("y")]
+
+    def faulty(*args: Any, **wanted: Any) -> list[Claim]:
+        if faults:
+            raise faults.pop()
+        return claim(*args, **wanted)
+
+    monkeypatch.setattr(outbox, "claim", faulty)
+    with structlog.testing.capture_logs() as lines, delivering(outbox, channel, 2) as outcomes:
+        until(lambda: len(outcomes.states) == 2, "both are noted")
+    assert (channel.sent, outcomes.states) == (2, ["delivered"] * 2)
+    assert [line["thread"] for line in lines if "fault" in line["event"]] == ["email-0"] * 2
