@@ -187,9 +187,15 @@ class BoundedHttp(HttpToolsProtocol):
         if self._overhead > HEAD_BYTES:
             self._close("head too long")
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio keeps the connection where it is True
+        """A client that sends no more is still answered what it has asked for whole. TLS knows no such half."""
         super().eof_received()
         self._await_reader()  # TLS is not closed before the client has taken what is left for him
+        cycle = self.cycle
+        if self.scheme == "https" or cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        cycle.keep_alive = False
+        return True
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -220,7 +226,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        self._joining.flush()  # a client that sends no more is closed by asyncio itself, as soon as that is read
+        self._joining.flush()  # before asyncio reads that the client sends no more, and closes
         super().on_response_complete()
         if self.waiting_since is None and self.cycle.response_complete:
             self.waiting_since = self.loop.time()

@@ -25,6 +25,7 @@ from tests.waiting import until
 
 BOTH = ("exporter", "receiver")
 HEALTHY = b"GET /-/healthy HTTP/1.1\r\n" + HOST + b"\r\n"
+METRICS = b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"
 LAST = b"GET /-/healthy HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
 
 
@@ -95,20 +96,24 @@ def test_an_empty_line_after_an_answer_does_not_keep_the_connection(hasty: Targe
         assert ended_by_server(connection)
 
 
-def test_who_says_that_he_sends_no_more_is_answered(target: Target) -> None:
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [(HEALTHY, [200]), (METRICS, [200]), (METRICS * 2 + HEALTHY, [200, 200, 200]), (METRICS + METRICS[:10], [200])],
+    ids=["at once", "in time", "several", "and half of one"],
+)
+def test_who_says_that_he_sends_no_more_is_answered(target: Target, asked: bytes, answered: list[int]) -> None:
     with target.connect() as connection:
-        connection.sendall(HEALTHY)
+        connection.sendall(asked)
         connection.shutdown(socket.SHUT_WR)  # as nc -N does
         received = b""
         while piece := connection.recv(65536):
             received += piece
-    assert statuses(received) == [200]
+    assert statuses(received) == answered
 
 
 def test_an_answer_that_nobody_reads_is_given_up(hasty: Target) -> None:
-    asked = b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"
     with hasty.connect(receive_buffer=4096) as connection:
-        connection.sendall(asked * 1000)  # some 10 MB to read, more than any buffer on the way holds
+        connection.sendall(METRICS * 1000)  # some 10 MB to read, more than any buffer on the way holds
         assert hasty.serves_others()
         until(lambda: hasty.open_connections() == 0, "it is gone")
     assert 'reason="answer read too slowly"' in hasty.log()
@@ -160,17 +165,15 @@ def test_a_request_by_tls_that_never_ends_is_cut_off(hasty_tls: Target) -> None:
 
 
 def test_an_answer_by_tls_that_nobody_reads_is_given_up(hasty_tls: Target) -> None:
-    asked = b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"
     with hasty_tls.connect(receive_buffer=4096) as connection:
-        connection.sendall(asked * 1000)
+        connection.sendall(METRICS * 1000)
         assert hasty_tls.serves_others()
         until(lambda: hasty_tls.open_connections() == 0, "it is gone", 60)
 
 
 def test_an_answer_that_is_read_in_drops_is_given_up(hasty: Target) -> None:
-    asked = b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"
     with hasty.connect(receive_buffer=4096) as connection:
-        connection.sendall(asked * 1000)
+        connection.sendall(METRICS * 1000)
         began = time.monotonic()
         with contextlib.suppress(ConnectionError):
             while hasty.open_connections():
@@ -182,12 +185,11 @@ def test_an_answer_that_is_read_in_drops_is_given_up(hasty: Target) -> None:
 
 def test_too_many_that_read_nothing_make_room_for_others(target: Target) -> None:
     allow_files()
-    asked = b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"
     with contextlib.ExitStack() as stack:
         for _ in range(CONNECTIONS + 20):
             connection = stack.enter_context(target.connect(receive_buffer=4096))
             with contextlib.suppress(ConnectionError):
-                connection.sendall(asked * 20)
+                connection.sendall(METRICS * 20)
         assert all(target.serves_others() for _ in range(5))
     until(lambda: target.open_connections() == 0, "all are gone", 60)
 
