@@ -1,6 +1,6 @@
 """Copies the shipped Prometheus and Alertmanager files with shorter timings and other addresses, for tests and demos.
 
-    python -m deploy.prometheus.quicken --divide 30 --out /tmp/quick
+    python3 -m deploy.prometheus.quicken --divide 30 --out /tmp/quick
 
 writes `prometheus.yml`, `rules/` and `alertmanager.yml`, comments and all. Every duration that says when something is
 done (scrape and evaluation intervals, `for`, `keep_firing_for`, Alertmanager's waits and intervals) is divided, to no

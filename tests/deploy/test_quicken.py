@@ -153,8 +153,8 @@ def test_a_quick_copy_is_accepted_by_prometheus_and_alertmanager(tmp_path: Path,
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_command_writes_the_copy(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "deploy.prometheus.quicken", "--divide", "30", "--out", str(tmp_path)]
+def test_command_writes_the_copy_by_a_python_that_has_no_packages(tmp_path: Path) -> None:
+    command = [sys.executable, "-S", "-m", "deploy.prometheus.quicken", "--divide", "30", "--out", str(tmp_path)]
     subprocess.run([*command, "--email-to", "duty@example.com"], check=True, cwd=PROMETHEUS.parents[2])
     assert yaml.safe_load((tmp_path / "rules" / "host.yml").read_text("utf-8"))["groups"][0]["rules"][1]["for"] == "4s"
     assert "duty@example.com" in (tmp_path / "alertmanager.yml").read_text("utf-8")
