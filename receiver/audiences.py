@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from receiver import matchers, schedules
+from receiver.channels import CHANNELS, ChannelName
 from receiver.channels.email import Addresses, EmailSettings
 from receiver.channels.slack import HOOK, SlackSettings
 from receiver.channels.sms import Numbers, SmsSettings
@@ -23,16 +24,14 @@ from receiver.schedules import Schedule, Window
 from receiver.tables import LONGEST_NAME
 from serving.settings import Env, Settings
 
-__all__ = ["AudienceSettings", "Place", "routing", "warnings"]
+__all__ = ["AudienceSettings", "DeliveredSeverity", "Place", "routing", "warnings"]
 
 T = TypeVar("T")
 
-ChannelName: TypeAlias = Literal["email", "slack", "sms"]
 DeliveredSeverity: TypeAlias = Literal["info", "warning", "critical"]
 Place: TypeAlias = tuple[str | int, ...]
 """Where something stands in the file: keys and positions from the top."""
 
-_CHANNELS: tuple[ChannelName, ...] = ("email", "slack", "sms")
 _SEVERITIES: tuple[DeliveredSeverity, ...] = ("info", "warning", "critical")
 DEFAULT_GROUP = "default"
 """The group of ALERT_EMAIL_TO, ALERT_SMS_TO and SLACK_WEBHOOK_URL, where the file says nothing else of it."""
@@ -167,7 +166,7 @@ class QuietSettings(Settings):
     """What is held back to the end of the schedule, or never sent; the first that applies decides."""
 
     schedule: str
-    channels: Annotated[tuple[ChannelName, ...], BeforeValidator(_listed), AfterValidator(_some)] = _CHANNELS
+    channels: Annotated[tuple[ChannelName, ...], BeforeValidator(_listed), AfterValidator(_some)] = CHANNELS
     severities: Annotated[tuple[DeliveredSeverity, ...], BeforeValidator(_listed), AfterValidator(_some)] = (
         "info",
         "warning",

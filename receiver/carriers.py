@@ -16,9 +16,7 @@ from receiver.digest import Gathering
 from receiver.outbox import Claim
 from receiver.settings import ReceiverSettings
 
-__all__ = ["CHANNELS", "carriers", "render", "worded"]
-
-CHANNELS = ("email", "slack", "sms")
+__all__ = ["carriers", "render", "worded"]
 
 
 def carriers(settings: ReceiverSettings, words: Callable[[Claim], Message]) -> dict[str, Carrier]:

@@ -12,9 +12,9 @@ import yaml
 
 from receiver import messages
 from receiver.audiences import Place, warnings
+from receiver.carriers import worded
 from receiver.examples import EXAMPLES
 from receiver.messages import PARTS, Templates, locales
-from receiver.service import worded
 from receiver.settings import ReceiverSettings
 from serving import door
 

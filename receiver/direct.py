@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 from receiver import messages, notice, report
 from receiver.audiences import routing as routing_of
-from receiver.carriers import CHANNELS, carriers, worded
-from receiver.channels import DeliveryError, Message, Outcome
+from receiver.carriers import carriers, worded
+from receiver.channels import CHANNELS, DeliveryError, Message, Outcome
 from receiver.notice import InvalidNoticeError
 from receiver.report import ExporterError
 from receiver.settings import ReceiverSettings

@@ -10,11 +10,10 @@ from datetime import datetime, timedelta, tzinfo
 import requests
 import structlog
 
-from receiver import routing
-from receiver.notice import CHANNELS, by_channels
+from receiver.channels import CHANNELS
 from receiver.notification import Alert, Notification
 from receiver.outbox import Accepted, NotificationRecord, Outbox, Watched
-from receiver.routing import Routing
+from receiver.routing import Routing, planner
 from receiver.settings import ReceiverSettings
 from receiver.store import StoreUnavailableError
 
@@ -64,15 +63,15 @@ class Watch:
         self,
         outbox: Outbox,
         settings: Callable[[], ReceiverSettings],
-        plan: Callable[[], Routing],
+        routing: Callable[[], Routing],
         told: Callable[[Accepted], None],
         *,
         clock: Callable[[], datetime],
     ) -> None:
-        """`settings` and `plan` give those in force; `told` is called with every alarm and every end of one."""
+        """`settings` and `routing` give those in force; `told` is called with every alarm and every end of one."""
         self._outbox = outbox
         self._settings = settings
-        self._plan = plan
+        self._routing = routing
         self._told = told
         self._clock = clock
         self._alive = False
@@ -107,7 +106,7 @@ class Watch:
         notification = self._alarm(verdict, watched, settings) if verdict.missing else self._end(verdict, watched)
         accepted = self._outbox.add(
             notification,
-            routing.planner(notification, by_channels(self._plan(), CHANNELS), now),
+            planner(notification, self._routing().by_channels(CHANNELS), now),
             now=now,
             dedup_window=settings.dedup_window,
             give_up_after=settings.retry.give_up_after,
@@ -181,12 +180,14 @@ def in_zone(told: Notification, written: tzinfo, zone: tzinfo) -> Notification:
 
 
 def _alert_in_zone(alert: Alert, written: tzinfo, zone: tzinfo) -> Alert:
+    if alert.name != ALARM_NAME:
+        return alert
     try:
         times = [datetime.fromisoformat(text) for text in alert.annotations.get(_TIMES, "").split()]
     except ValueError:  # somebody else's alert
         times = []
     annotations = dict(alert.annotations)
-    for name in {"description", "description_en"} & set(annotations) if alert.name == ALARM_NAME else ():
+    for name in {"description", "description_en"} & set(annotations):
         for time in times:
             annotations[name] = annotations[name].replace(_time(time, written), _time(time, zone))
     return replace(alert, annotations=annotations)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from receiver.alertmanager import mended
-from receiver.audiences import ChannelName, DeliveredSeverity
+from receiver.audiences import DeliveredSeverity
+from receiver.channels import CHANNELS, ChannelName
 from receiver.channels.email import Addresses
 from receiver.channels.sms import Numbers
-from receiver.notification import SEVERITIES, Alert, Notification, Severity
+from receiver.notification import Alert, Notification
 from receiver.outbox import Accepted, Asked, DeliveryRecord, Outbox
 from receiver.routing import Moment, PlannedDelivery, Receipt, Routing
 from receiver.settings import NotifySettings, ReceiverSettings
@@ -23,7 +24,6 @@ from receiver.tables import OPEN_STATES
 
 __all__ = [
     "ALERT_NAME",
-    "CHANNELS",
     "InvalidNoticeError",
     "Notice",
     "Outcome",
@@ -44,7 +44,6 @@ DIRECT = "(direct)"
 _MOST_RECIPIENTS = 100
 _LONGEST_TITLE = 200
 _LONGEST_MESSAGE = 20_000
-CHANNELS: tuple[ChannelName, ...] = ("email", "slack", "sms")
 _PENDING = (*OPEN_STATES, "merged")
 _STATES = {
     "held": "held until the quiet hours are over",
@@ -201,7 +200,7 @@ class Plan:
 def plan(notice: Notice, routing: Routing, settings: ReceiverSettings, now: datetime, *, quiet: bool = True) -> Plan:
     """`quiet` False: whatever the hour."""
     alert = notice.notification(now).alerts[0]
-    moment = Moment(by_channels(routing, notice.channels) if notice.channels else routing, now)
+    moment = Moment(routing.by_channels(notice.channels) if notice.channels else routing, now)
     configured = moment.take(alert).receipts
     unable = {name: lacking for name, lacking in settings.unable.items() if lacking}
     found: dict[str, list[Receipt]] = {}
@@ -232,16 +231,6 @@ def plan(notice: Notice, routing: Routing, settings: ReceiverSettings, now: date
             for receipt in receipts
         ],
         errors=errors,
-    )
-
-
-def by_channels(routing: Routing, channels: Sequence[str]) -> Routing:
-    """The same audiences, told by these channels whatever the severity."""
-    by_all: dict[Severity, tuple[str, ...]] = {severity: tuple(channels) for severity in SEVERITIES}
-    return replace(
-        routing,
-        default=replace(routing.default, channels=by_all),
-        routes=tuple(replace(route, channels=by_all) for route in routing.routes),
     )
 
 

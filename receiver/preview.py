@@ -14,11 +14,11 @@ from pathlib import Path
 import jinja2
 
 from receiver import alertmanager, messages
+from receiver.carriers import worded
 from receiver.channels import slack, sms
 from receiver.examples import EXAMPLES
 from receiver.messages import Templates, locales
 from receiver.notification import Notification
-from receiver.service import worded
 from receiver.settings import ReceiverSettings
 
 __all__ = ["add", "mrkdwn", "page", "run"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from receiver.matchers import Matcher
-from receiver.notification import Alert, Notification, Severity, highest
+from receiver.notification import SEVERITIES, Alert, Notification, Severity, highest
 from receiver.schedules import Schedule
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Taken",
     "identity",
     "plan",
+    "planner",
 ]
 
 Identity: TypeAlias = tuple[str, datetime]
@@ -83,6 +84,15 @@ class Routing:
     """Channels that are not told of anything."""
     silent_when_resolved: frozenset[str] = frozenset()
     """Channels that are not told of the end."""
+
+    def by_channels(self, channels: Sequence[str]) -> Routing:
+        """The same audiences, told by these channels whatever the severity."""
+        by_all: dict[Severity, tuple[str, ...]] = {severity: tuple(channels) for severity in SEVERITIES}
+        return replace(
+            self,
+            default=replace(self.default, channels=by_all),
+            routes=tuple(replace(route, channels=by_all) for route in self.routes),
+        )
 
 
 @dataclass(frozen=True)

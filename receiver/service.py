@@ -16,8 +16,8 @@ from receiver import fallback, messages, notice, routing
 from receiver.alertmanager import InvalidPayloadError, parse
 from receiver.audiences import routing as routing_of
 from receiver.audiences import warnings as odd
-from receiver.carriers import CHANNELS, carriers, render, worded
-from receiver.channels import DeliveryError, Message
+from receiver.carriers import carriers, render
+from receiver.channels import CHANNELS, DeliveryError, Message
 from receiver.channels.sms import Sms
 from receiver.delivery import RetryPolicy, Workers
 from receiver.firing import Alertmanager, Firing, Unreachable, firing
@@ -31,7 +31,7 @@ from receiver.store import Store, StoreUnavailableError, read_url
 from receiver.threads import undying
 from serving.settings import ConfigError
 
-__all__ = ["CHANNELS", "Receiver", "worded"]
+__all__ = ["Receiver"]
 
 log = structlog.get_logger(__name__)
 

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_va
 
 from receiver import fallback, schedules
 from receiver.audiences import AudienceSettings
+from receiver.channels import ChannelName
 from receiver.channels.email import Addresses
 from receiver.digest import Rate
 from receiver.notification import Severity
@@ -93,7 +94,7 @@ def _within_what_is_kept(value: timedelta) -> timedelta:
 
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 RepeatInterval = Annotated[PositiveDuration, AfterValidator(_within_what_is_kept)]
-NextChannel: TypeAlias = Literal["email", "slack", "sms", "none"]
+NextChannel: TypeAlias = Literal[ChannelName, "none"]
 
 
 class RetrySettings(serving.Settings):

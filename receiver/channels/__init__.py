@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias, get_args
 
 from receiver.notification import Severity
 
-__all__ = ["Channel", "DeliveryError", "Doubt", "Message", "Outcome", "printable"]
+__all__ = ["CHANNELS", "Channel", "ChannelName", "DeliveryError", "Doubt", "Message", "Outcome", "printable"]
+
+ChannelName: TypeAlias = Literal["email", "slack", "sms"]
+
+CHANNELS: tuple[ChannelName, ...] = get_args(ChannelName)
 
 
 class DeliveryError(Exception):

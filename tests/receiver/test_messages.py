@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receiver import alertmanager, messages
+from receiver.carriers import worded
 from receiver.channels import slack, sms
 from receiver.messages import Digest
 from receiver.notification import Alert, Notification
-from receiver.service import worded
 from tests.receiver.making import alert, notification
 
 GOLDEN = Path(__file__).parent / "golden"
