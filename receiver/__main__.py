@@ -73,9 +73,14 @@ def _examine(options: argparse.Namespace, found: ReceiverSettings) -> int:
 
 
 def _erase(found: ReceiverSettings, address: str) -> int:
-    store = Store(read_url(found.database_url.get_secret_value()))
+    url = read_url(found.database_url.get_secret_value())
+    store = Store(url)
     store.start()
     try:
+        if store.inspect().revision is None:
+            where = url.render_as_string(hide_password=True)
+            print(f"error: {where} holds no history: give the receiver's own RECEIVER_DATABASE_URL", file=sys.stderr)
+            return 1
         count = Outbox(store, "erase").erase(_as_stored(address), now=datetime.now(UTC))
     except StoreUnavailableError as error:
         print(f"error: {error}", file=sys.stderr)

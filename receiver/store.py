@@ -305,10 +305,16 @@ def _postgresql(url: URL, patience: int) -> Engine:
 
 
 def _migrate(engine: Engine) -> None:
-    """Brings the tables to this version's, in one transaction; a second process waits for the first."""
+    """Brings the tables to this version's, in one transaction; a second process waits for the first.
+
+    Raises OSError where a newer version of this program has made them.
+    """
     with engine.connect() as connection:
-        if _revision(connection) == REVISION:
-            return
+        revision = _revision(connection)
+    if revision == REVISION:
+        return
+    if revision is not None and revision not in _migrations().revisions():
+        raise OSError(f"its tables are of a newer version (schema {revision}): install that one")
     if engine.dialect.name == "sqlite":
         with _transaction(engine, writes=True) as connection:
             _migrations().upgrade(connection)

@@ -327,3 +327,10 @@ def test_erase_takes_an_address_out_of_the_history(process: Process, sandbox: Sa
         done = process.run("erase", address)
         assert (done.returncode, done.stdout) == (0, "taken out of 1 deliveries\n")
         assert stored not in process.client.get("/api/v1/notifications/1").text
+
+
+def test_erase_where_there_is_no_history_is_an_error_and_makes_none(sandbox: Sandbox, tmp_path: Path) -> None:
+    done = Process(sandbox, tmp_path).run("erase", "a@example.com")
+    words = "error: sqlite:///receiver.db holds no history: give the receiver's own RECEIVER_DATABASE_URL\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", words)
+    assert not (tmp_path / "receiver.db").exists()

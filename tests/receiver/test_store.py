@@ -128,6 +128,20 @@ def test_indexes_are_what_the_migrations_make(sqlite_store: Store, tmp_path: Pat
     assert migrated == plain
 
 
+def test_store_of_a_newer_version_is_unavailable_and_left_as_it_is(database_url: str) -> None:
+    """As after an upgrade that was taken back."""
+    with opened(database_url) as store:
+        store.write(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+    words = "its tables are of a newer version \\(schema 9999\\): install that one"
+    with opened(database_url) as store:
+        with pytest.raises(StoreUnavailableError, match=words):
+            names(store)
+        with pytest.raises(StoreUnavailableError, match=words):
+            write(store, "one")
+        assert not store.took_last_write
+        assert store.inspect().revision == "9999"
+
+
 @pytest.mark.parametrize(("statement", "index"), [("claim", "deliveries_open"), ("held", "deliveries_held")])
 def test_what_is_asked_most_is_found_by_an_index(sqlite_store: Store, statement: str, index: str) -> None:
     wanted = Wanted("email", NOW)
