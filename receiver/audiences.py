@@ -24,7 +24,7 @@ from receiver.schedules import Schedule, Window
 from receiver.tables import LONGEST_NAME
 from serving.settings import Env, Settings
 
-__all__ = ["AudienceSettings", "DeliveredSeverity", "Place", "routing", "warnings"]
+__all__ = ["AudienceSettings", "Days", "DeliveredSeverity", "Place", "routing", "warnings"]
 
 T = TypeVar("T")
 
@@ -88,6 +88,8 @@ def _matchers(value: object) -> tuple[Matcher, ...]:
 ZoneName = Annotated[str, AfterValidator(_zone)]
 HolidayDates: TypeAlias = tuple[Annotated[date | str, BeforeValidator(_holiday)], ...]
 SomeStrings = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_some)]
+Days = Annotated[SomeStrings, AfterValidator(_days)]
+"""As `schedules.parse_days` reads them, one at least."""
 
 
 class SeverityChannels(Settings):
@@ -101,7 +103,7 @@ class SeverityChannels(Settings):
 class WindowSettings(Settings):
     """Hours of some days, all of them where nothing is said."""
 
-    days: Annotated[SomeStrings, AfterValidator(_days)] = schedules.DAYS
+    days: Days = schedules.DAYS
     hours: Annotated[SomeStrings, AfterValidator(_hours)] = ("00:00-24:00",)
 
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from receiver import fallback, schedules
-from receiver.audiences import AudienceSettings
-from receiver.channels import ChannelName
+from receiver.audiences import AudienceSettings, Days
+from receiver.channels import ChannelName, http
 from receiver.channels.email import Addresses
 from receiver.digest import Rate
 from receiver.notification import Severity
@@ -35,20 +35,23 @@ def _database(value: SecretStr) -> SecretStr:
     return value
 
 
-def _web_address(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+def _exporter(value: str) -> str:
+    if not http.is_address(value):
         raise ValueError("expected an address such as http://127.0.0.1:19110")
-    if parts.username is not None:
+    if urlsplit(value).username is not None:
         raise ValueError("give user and password by their own settings, not within the address")
     return value.rstrip("/")
 
 
-def _secret_address(value: SecretStr | None) -> SecretStr | None:
-    if value is not None:
-        parts = urlsplit(value.get_secret_value())
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("expected an address such as https://hc-ping.com/…")
+def _alertmanager(value: str | None) -> str | None:
+    if value is not None and not http.is_address(value):
+        raise ValueError("expected an address such as http://127.0.0.1:9093")
+    return value
+
+
+def _watchdog(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not http.is_address(value.get_secret_value()):
+        raise ValueError("expected an address such as https://hc-ping.com/…")
     return value
 
 
@@ -69,15 +72,6 @@ def _clock_times(values: tuple[str, ...]) -> tuple[str, ...]:
     if not all(re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value) for value in values):
         raise ValueError("write times of day such as 08:00")
     return values
-
-
-def _days(values: tuple[str, ...]) -> tuple[str, ...]:
-    schedules.parse_days(values)
-    return values
-
-
-def _listed(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
 
 
 def _answered_in_time(value: timedelta) -> timedelta:
@@ -161,7 +155,7 @@ class HeartbeatSettings(serving.Settings):
     missing_after: PositiveDuration = timedelta(minutes=10)
     required: bool = False
     """Whether to raise the alarm even where no heartbeat ever came."""
-    ping_url: Annotated[SecretStr | None, Env("HEARTBEAT_PING_URL"), AfterValidator(_secret_address)] = None
+    ping_url: Annotated[SecretStr | None, Env("HEARTBEAT_PING_URL"), AfterValidator(_watchdog)] = None
     ping_interval: PositiveDuration = timedelta(minutes=1)
 
 
@@ -181,10 +175,10 @@ class ReportSettings(serving.Settings):
 
     at: Annotated[tuple[str, ...], BeforeValidator(_times_of_day), AfterValidator(_clock_times)] = ()
     """Times of day in `time_zone`."""
-    days: Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_days)] = schedules.DAYS
+    days: Days = schedules.DAYS
     to: Addresses = ()
     """Empty: ALERT_EMAIL_TO."""
-    exporter_url: Annotated[str, Env("EXPORTER_URL"), AfterValidator(_web_address)] = "http://127.0.0.1:19110"
+    exporter_url: Annotated[str, Env("EXPORTER_URL"), AfterValidator(_exporter)] = "http://127.0.0.1:19110"
     exporter_user: Annotated[str | None, Env("EXPORTER_USER")] = None
     exporter_password: Annotated[SecretStr | None, Env("EXPORTER_PASSWORD")] = None
     exporter_ca_file: Path | None = None
@@ -203,7 +197,7 @@ class ReceiverSettings(AudienceSettings):
         "sqlite:///receiver.db"
     )
     token: Annotated[SecretStr | None, Env("RECEIVER_TOKEN")] = None
-    alertmanager_url: Annotated[str | None, Env("ALERTMANAGER_URL")] = None
+    alertmanager_url: Annotated[str | None, Env("ALERTMANAGER_URL"), AfterValidator(_alertmanager)] = None
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 2**20
     dedup_window: PositiveDuration = timedelta(minutes=20)
     repeat_interval: RepeatSettings = RepeatSettings()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -22,7 +23,16 @@ from urllib3.exceptions import (
 
 from receiver.channels import DeliveryError
 
-__all__ = ["Answer", "Peer"]
+__all__ = ["Answer", "Peer", "is_address"]
+
+
+def is_address(text: str) -> bool:
+    """Whether a request can be sent there: http or https, and a host."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number
+        return False
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
@@ -32,10 +31,8 @@ _PERMANENT = frozenset({400, 401, 403, 404, 405, 410, 413, 415, 422})
 
 
 def _hook(value: SecretStr | None) -> SecretStr | None:
-    if value is not None:
-        parts = urlsplit(value.get_secret_value())
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("expected the hook's address, https://hooks.slack.com/services/…")
+    if value is not None and not http.is_address(value.get_secret_value()):
+        raise ValueError("expected the hook's address, https://hooks.slack.com/services/…")
     return value
 
 

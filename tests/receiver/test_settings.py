@@ -93,6 +93,11 @@ def test_secret_may_be_in_a_file(tmp_path: Path, name: str) -> None:
         (GUIDE | {"ALERT_EMAIL_TO": "admin"}, "ALERT_EMAIL_TO"),
         (GUIDE | {"ALERT_SMS_TO": "010"}, "ALERT_SMS_TO"),
         (GUIDE | {"SLACK_WEBHOOK_URL": "hooks.slack.com/services/T0/B0/geheim"}, "SLACK_WEBHOOK_URL"),
+        (GUIDE | {"SLACK_WEBHOOK_URL": "https://hooks.slack.com:geheim/"}, "SLACK_WEBHOOK_URL"),
+        (GUIDE | {"ALIGO_BASE_URL": "apis.aligo.in"}, "expected an address such as https://apis.aligo.in"),
+        (GUIDE | {"ALERTMANAGER_URL": "127.0.0.1:9093"}, "expected an address such as http://127.0.0.1:9093"),
+        (GUIDE | {"EXPORTER_URL": "http://[::1"}, "expected an address such as http://127.0.0.1:19110"),
+        (GUIDE | {"HEARTBEAT_PING_URL": "hc-ping.com/geheim"}, "expected an address such as https://hc-ping.com/…"),
         (GUIDE | {"RECEIVER_DATABASE_URL": "mysql://u:geheim@h/d"}, "RECEIVER_DATABASE_URL"),
         (GUIDE | {"RECEIVER_LOCALE": "fr"}, "RECEIVER_LOCALE"),
     ],
@@ -103,6 +108,14 @@ def test_what_is_wrong_is_named_and_no_secret_repeated(environ: dict[str, str], 
     assert problem in str(caught.value)
     for secret in ("geheim", "mail-secret", "aligo-secret"):
         assert secret not in str(caught.value)
+
+
+def test_report_needs_days_to_be_sent_on(tmp_path: Path) -> None:
+    file = tmp_path / "receiver.yaml"
+    file.write_text('report: {at: ["08:00"], days: []}\n')
+    with pytest.raises(ConfigError) as caught:
+        load(environ=GUIDE, config_file=file, dotenv=None)
+    assert str(caught.value) == f"{file}:1: report.days: must name at least one"
 
 
 def test_shipped_file_names_every_variable() -> None:
