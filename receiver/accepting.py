@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, insert, or_, select, update
 
 from receiver import alertmanager
 from receiver.notification import HEARTBEAT, SEVERITIES, Alert, Notification
@@ -19,6 +19,7 @@ from receiver.routing import Earlier, Identity, PlannedDelivery, Receipt, identi
 from receiver.tables import (
     ERASED,
     OPEN_STATES,
+    AnyRow,
     alerts,
     deliveries,
     heartbeats,
@@ -44,8 +45,6 @@ __all__ = [
     "note_time",
     "positions_of",
 ]
-
-AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
 REMINDER = "repeat interval elapsed"
 """`notification_reason` of a reminder (Alertmanager's notify.ReasonRepeatIntervalElapsed)."""

@@ -7,13 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any
 
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Connection,
-    Row,
     Select,
     bindparam,
     case,
@@ -30,7 +29,7 @@ from receiver.digest import Gathering
 from receiver.gathering import CRITICAL, admit, same_readers
 from receiver.notification import SEVERITIES, Alert, Notification, Severity
 from receiver.routing import Identity, identity
-from receiver.tables import OPEN_STATES, comes_before, deliveries, is_held, is_open, notifications, recipients
+from receiver.tables import OPEN_STATES, AnyRow, comes_before, deliveries, is_held, is_open, notifications, recipients
 
 __all__ = [
     "Claim",
@@ -45,8 +44,6 @@ __all__ = [
     "take",
     "together",
 ]
-
-AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
 _REFERENCES_FROM_BEFORE = timedelta(hours=1)  # far more than clocks differ
 
@@ -85,10 +82,10 @@ class Claim:
     """With only those alerts that this delivery tells; of a digest, all of them as they last stood."""
     merged: int = 0
     """How many others were gathered into this one."""
-    others: frozenset[str] = frozenset()
-    """Where something is unanswered: what the peer calls the channel's messages that it took since."""
     newly_merged: int = 0
     """How many of them just now."""
+    others: frozenset[str] = frozenset()
+    """Where something is unanswered: what the peer calls the channel's messages that it took since."""
     held_until: datetime | None = None
     """The end of the quiet time that it waited for, if it did."""
     groups: int = 1

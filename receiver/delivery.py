@@ -367,7 +367,7 @@ class Workers:
         return _Sent(claim, outcome, settlement, now, self._put_down(claim, settlement, now, line))
 
     def _put_down(self, claim: Claim, settlement: Settlement, now: datetime, line: _Line) -> Future[None]:
-        noted = self._outbox.note(claim, settlement, now=now)
+        noted = self._outbox.finish(claim, settlement, now=now)
         noted.add_done_callback(lambda noted: self._let_go(claim, line) if noted.exception() is None else None)
         return noted
 

@@ -7,13 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
-    Row,
     and_,
     exists,
     func,
@@ -25,11 +24,9 @@ from sqlalchemy import (
 from receiver import digest
 from receiver.digest import Gathering, Lane
 from receiver.notification import SEVERITIES
-from receiver.tables import comes_before, deliveries, insert_into, is_open, lanes, recipients
+from receiver.tables import AnyRow, comes_before, deliveries, insert_into, is_open, lanes, recipients
 
 __all__ = ["CRITICAL", "admit", "same_readers"]
-
-AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
 CRITICAL = SEVERITIES.index("critical")
 

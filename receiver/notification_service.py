@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +19,7 @@ from receiver.carriers import carriers, render
 from receiver.delivery import Observer, RetryPolicy, Workers
 from receiver.messages import Templates
 from receiver.notice import Posted
-from receiver.outbox import Outbox
+from receiver.outbox import Outbox, new_owner
 from receiver.store import Store, StoreUnavailableError, read_url
 
 __all__ = ["NotificationService"]
@@ -94,8 +92,7 @@ class NotificationService:
         store = Store(read_url(self._settings.database_url.get_secret_value()), patience=_LOCK_SECONDS)
         store.start()
         try:
-            owner = f"{socket.gethostname()[:20]}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
-            yield Outbox(store, owner)
+            yield Outbox(store, new_owner())
         finally:
             store.close()
 

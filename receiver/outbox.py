@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import os
+import socket
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
 
-from receiver import alertmanager, claiming
+from receiver import claiming, handing_over, history
 from receiver.accepting import (
     CLOCKS_DIFFER,
     Accepted,
     Addition,
     Asked,
     KeyReusedError,
-    NewDelivery,
     accept_all,
     in_parts,
-    insert_deliveries,
     note_time,
-    positions_of,
 )
 from receiver.claiming import Claim, Finished, Recipient, Settlement, Wanted
 from receiver.digest import BY_GROUP, Gathering
 from receiver.fallback import Stranded
-from receiver.notification import HEARTBEAT, Alert, Notification, Severity
-from receiver.routing import Earlier, PlannedDelivery, Quiet, Receipt
+from receiver.handing_over import HandedOver
+from receiver.history import DeliveryRecord, Filter, Heard, NotificationRecord, RecipientRecord, Waiting
+from receiver.notification import HEARTBEAT, Notification, Severity
+from receiver.routing import Earlier, PlannedDelivery
 from receiver.store import Store
 from receiver.tables import (
     ERASED,
-    OPEN_STATES,
     alerts,
     deliveries,
     heartbeats,
-    is_lost,
     is_open,
     notifications,
     recipients,
@@ -62,16 +60,14 @@ __all__ = [
     "Told",
     "Waiting",
     "Watched",
+    "new_owner",
 ]
-
-AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
 # In the table of heartbeats: times that all receivers on one store share.
 _LISTENED = "(listened)"
 _LISTENING_SINCE = "(listening since)"
 _WRITTEN = "(written)"
 _AT_ONCE = 500  # rows deleted in one statement
-_HANDED_OVER_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -93,90 +89,9 @@ class Watched:
     alarm: Told | None
 
 
-@dataclass(frozen=True)
-class HandedOver:
-    """A delivery that another channel tells too from now on; `to` None: nobody is left whom that would reach."""
-
-    delivery_id: int
-    channel: str
-    to: str | None
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """How many deliveries of a channel are in a state, and since when the oldest of them waits."""
-
-    channel: str
-    state: str
-    count: int
-    oldest: datetime
-
-
-@dataclass(frozen=True)
-class RecipientRecord:
-    address: str
-    state: str
-    error: str | None
-    settled_at: datetime | None
-
-
-@dataclass(frozen=True)
-class DeliveryRecord:
-    """A delivery as the history shows it."""
-
-    id: int
-    channel: str
-    audience: str
-    severity: Severity
-    firing: bool
-    state: str
-    attempts: int
-    created_at: datetime
-    next_attempt_at: datetime | None
-    settled_at: datetime | None
-    error: str | None
-    recipients: tuple[RecipientRecord, ...]
-    merged_into: int | None = None
-    """The delivery whose message tells this too."""
-    fallback_for: int | None = None
-    """The delivery that did not get through, so that this one was made."""
-
-
-@dataclass(frozen=True)
-class NotificationRecord:
-    """A notification as the history shows it; its alerts only where one was asked for."""
-
-    id: int
-    received_at: datetime
-    source: str
-    group_key: str
-    severity: Severity
-    firing: bool
-    alert_count: int
-    duplicates: int
-    title: str
-    deliveries: tuple[DeliveryRecord, ...]
-    notification: Notification | None = None
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A firing alert, as the last notification that named it told it, and when that came."""
-
-    alert: Alert
-    at: datetime
-
-
-@dataclass(frozen=True)
-class Filter:
-    """Which notifications to list; None: any."""
-
-    firing: bool | None = None
-    state: str | None = None
-    severity: str | None = None
-    channel: str | None = None
-    before: int | None = None
-    limit: int = 50
+def new_owner() -> str:
+    """A name for this process that no other has or will have."""
+    return f"{socket.gethostname()[:20]}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
 
 
 class Outbox:
@@ -221,14 +136,6 @@ class Outbox:
         """As `add`, without waiting: the answer comes after the commit, and what comes together is stored together."""
         return self._store.write_together(accept_all, addition)
 
-    def heartbeat(self) -> datetime | None:
-        """When the heartbeat was last heard, by whichever process."""
-        return self._store.read(
-            lambda connection: connection.execute(
-                select(heartbeats.c.seen_at).where(heartbeats.c.name == HEARTBEAT)
-            ).scalar()
-        )
-
     def watch(self, fingerprint: str, *, now: datetime, patience: timedelta) -> Watched:
         """Notes that somebody listens for the heartbeat now, and says what is known of it and of its alarm.
 
@@ -251,52 +158,6 @@ class Outbox:
             return Watched(known.get(HEARTBEAT), since, Told(*alarm) if alarm is not None else None)
 
         return self._store.write(work)
-
-    def last_of(self, source: str, *, heartbeat: bool) -> NotificationRecord | None:
-        """The newest notification from there: of the heartbeat and its like, or of what is told to people."""
-        is_heartbeat = notifications.c.severity == "none"
-        statement = (
-            select(notifications)
-            .where(notifications.c.source == source, is_heartbeat if heartbeat else ~is_heartbeat)
-            .order_by(notifications.c.id.desc())
-            .limit(1)
-        )
-        row = self._store.read(lambda connection: connection.execute(statement).first())
-        if row is None:
-            return None
-        return replace(_notification_record(row, ()), notification=alertmanager.parse(row.payload.encode()))
-
-    def heard(self, *, since: datetime) -> list[Heard]:
-        """The alerts whose last word, of those that came since then, was that they fire."""
-        last = (
-            select(alerts.c.fingerprint, func.max(alerts.c.notification_id).label("id"))
-            .join(notifications, notifications.c.id == alerts.c.notification_id)
-            # what a program had to say, or a report, never ends
-            .where(notifications.c.received_at >= since, notifications.c.source == "alertmanager")
-            .group_by(alerts.c.fingerprint)
-            .subquery()
-        )
-        statement = select(alerts.c.notification_id, alerts.c.position).join(
-            last, and_(alerts.c.fingerprint == last.c.fingerprint, alerts.c.notification_id == last.c.id)
-        )
-
-        def work(connection: Connection) -> list[Heard]:
-            positions: defaultdict[int, list[int]] = defaultdict(list)
-            for notification_id, position in connection.execute(statement.where(alerts.c.firing)):
-                positions[notification_id].append(position)
-            found = []
-            for some in in_parts(sorted(positions)):
-                told = connection.execute(
-                    select(notifications.c.id, notifications.c.received_at, notifications.c.payload).where(
-                        notifications.c.id.in_(some)
-                    )
-                )
-                for row in told:
-                    whole = alertmanager.parse(row.payload.encode()).alerts
-                    found += [Heard(whole[position], row.received_at) for position in positions[row.id]]
-            return found
-
-        return self._store.read(work)
 
     # Delivering
 
@@ -349,14 +210,11 @@ class Outbox:
         held = update(deliveries).where(_held_by(self._owner), deliveries.c.id.in_(ids))
         self._store.write(lambda connection: connection.execute(held.values(lease_until=now + self.lease)))
 
-    def finish(self, claim: Claim, settlement: Settlement, *, now: datetime) -> None:
-        """Notes an attempt's outcome; where the lease was lost meanwhile, only what became of the recipients."""
-        self.note(claim, settlement, now=now).result()
+    def finish(self, claim: Claim, settlement: Settlement, *, now: datetime) -> Future[None]:
+        """Notes an attempt's outcome; where the lease was lost meanwhile, only what became of the recipients.
 
-    def note(self, claim: Claim, settlement: Settlement, *, now: datetime) -> Future[None]:
-        """As `finish`, without waiting: the answer comes after the commit, and what comes together is noted together.
-
-        It raises nothing itself.
+        Waits for nothing and raises nothing itself: the answer comes after the commit, and what comes together is noted
+        together.
         """
         return self._store.write_together(claiming.finish_all, Finished(claim, settlement, self._owner, now))
 
@@ -372,21 +230,11 @@ class Outbox:
 
         Call again until it is empty. A delivery that has reached any of its recipients has got through.
         """
-        stranded = _stranded(now, after).limit(_HANDED_OVER_AT_ONCE)
-        if self._store.read(lambda connection: connection.execute(stranded.limit(1)).first()) is None:
+        if not self._store.read(lambda connection: handing_over.is_any_stranded(connection, now, after)):
             return []
-        statement = (
-            update(deliveries)
-            .where(deliveries.c.id.in_(stranded.with_for_update(skip_locked=True)), deliveries.c.fallback_at.is_(None))
-            .values(fallback_at=now)
-            .returning(*deliveries.c)
+        return self._store.write(
+            lambda connection: handing_over.hand_over(connection, decide, now, after=after, give_up_after=give_up_after)
         )
-
-        def work(connection: Connection) -> list[HandedOver]:
-            rows = connection.execute(statement).all()
-            return [_hand_over(connection, row, decide, now, give_up_after) for row in rows]
-
-        return self._store.write(work)
 
     def release(self, begun: Sequence[Claim], untouched: Sequence[Claim], *, now: datetime) -> None:
         """Gives deliveries back at once; the next attempt at a `begun` one knows that this one may have got through."""
@@ -437,6 +285,14 @@ class Outbox:
 
     # Looking
 
+    def heartbeat(self) -> datetime | None:
+        """When the heartbeat was last heard, by whichever process."""
+        return self._store.read(
+            lambda connection: connection.execute(
+                select(heartbeats.c.seen_at).where(heartbeats.c.name == HEARTBEAT)
+            ).scalar()
+        )
+
     def check(self, *, now: datetime) -> None:
         """Raises StoreUnavailableError where it cannot be read, or did not take the last write and takes none now.
 
@@ -448,60 +304,23 @@ class Outbox:
 
     def waiting(self) -> list[Waiting]:
         """Counts of what is open or has failed, by channel and state."""
-        statement = (
-            select(
-                deliveries.c.channel,
-                deliveries.c.state,
-                func.count(),
-                func.min(
-                    func.coalesce(deliveries.c.held_until, deliveries.c.created_at), type_=deliveries.c.created_at.type
-                ),
-            )
-            .where(or_(is_open(deliveries), and_(is_lost(deliveries), deliveries.c.state == "failed")))
-            .group_by(deliveries.c.channel, deliveries.c.state)
-        )
-        rows = self._store.read(lambda connection: connection.execute(statement).all())
-        return [Waiting(channel, state, count, oldest) for channel, state, count, oldest in rows]
+        return self._store.read(history.waiting)
 
     def history(self, wanted: Filter) -> list[NotificationRecord]:
         """The newest first."""
-        conditions: list[ColumnElement[bool]] = []
-        if wanted.firing is not None:
-            conditions.append(notifications.c.firing == wanted.firing)
-        if wanted.severity is not None:
-            conditions.append(notifications.c.severity == wanted.severity)
-        if wanted.before is not None:
-            conditions.append(notifications.c.id < wanted.before)
-        of_delivery = [deliveries.c.notification_id == notifications.c.id]
-        if wanted.state is not None:
-            of_delivery.append(deliveries.c.state == wanted.state)
-        if wanted.channel is not None:
-            of_delivery.append(deliveries.c.channel == wanted.channel)
-        if len(of_delivery) > 1:
-            conditions.append(exists().where(*of_delivery))
-        shown = [column for column in notifications.c if column is not notifications.c.payload]
-        statement = select(*shown).where(*conditions).order_by(notifications.c.id.desc()).limit(wanted.limit)
-
-        def work(connection: Connection) -> list[NotificationRecord]:
-            rows = connection.execute(statement).all()
-            told = _delivery_records(connection, [row.id for row in rows])
-            return [_notification_record(row, told[row.id]) for row in rows]
-
-        return self._store.read(work)
+        return self._store.read(lambda connection: history.latest(connection, wanted))
 
     def notification(self, notification_id: int) -> NotificationRecord | None:
         """One with everything known of it."""
+        return self._store.read(lambda connection: history.find(connection, notification_id))
 
-        def work(connection: Connection) -> NotificationRecord | None:
-            row = connection.execute(select(notifications).where(notifications.c.id == notification_id)).first()
-            if row is None:
-                return None
-            told = _delivery_records(connection, [notification_id])
-            return replace(
-                _notification_record(row, told[notification_id]), notification=alertmanager.parse(row.payload.encode())
-            )
+    def last_of(self, source: str, *, heartbeat: bool) -> NotificationRecord | None:
+        """The newest notification from there: of the heartbeat and its like, or of what is told to people."""
+        return self._store.read(lambda connection: history.last_of(connection, source, heartbeat=heartbeat))
 
-        return self._store.read(work)
+    def heard(self, *, since: datetime) -> list[Heard]:
+        """The alerts whose last word, of those that came since then, was that they fire."""
+        return self._store.read(lambda connection: history.heard(connection, since))
 
     # Forgetting
 
@@ -545,134 +364,5 @@ class Outbox:
         return self._store.write(work)
 
 
-def _stranded(now: datetime, after: Mapping[Severity, timedelta]) -> Any:
-    """Those of which nobody has decided yet whether another channel tells them."""
-    has_it = exists().where(recipients.c.delivery_id == deliveries.c.id, recipients.c.state == "delivered")
-    since = func.coalesce(deliveries.c.held_until, deliveries.c.created_at, type_=deliveries.c.created_at.type)
-    waits = or_(*(and_(deliveries.c.severity == one, since <= now - long) for one, long in after.items()))
-    return (
-        select(deliveries.c.id)
-        .join(notifications, notifications.c.id == deliveries.c.notification_id)
-        .where(
-            deliveries.c.fallback_at.is_(None),
-            or_(
-                is_lost(deliveries),
-                and_(is_open(deliveries), deliveries.c.state != "held", waits, ~has_it),
-            ),
-            notifications.c.source != "test",
-        )
-        .order_by(deliveries.c.urgency.desc(), deliveries.c.id)
-    )
-
-
-def _hand_over(
-    connection: Connection,
-    row: AnyRow,
-    decide: Callable[[Stranded], Sequence[PlannedDelivery]],
-    now: datetime,
-    give_up_after: timedelta,
-) -> HandedOver:
-    """Inserts what is decided for the delivery and those gathered into it, which stay one message."""
-    family = connection.execute(
-        select(deliveries.c.id, deliveries.c.positions, deliveries.c.notification_id, notifications.c.payload)
-        .join(notifications, notifications.c.id == deliveries.c.notification_id)
-        .where(or_(deliveries.c.id == row.id, deliveries.c.merged_into == row.id))
-        .order_by(deliveries.c.urgency.desc(), deliveries.c.id)
-    ).all()
-    carried = _carried(connection, {one.notification_id for one in family}, row.audience)
-    first: dict[tuple[Receipt, Quiet | None], int] = {}
-    for one in family:
-        notification = alertmanager.parse(one.payload.encode())
-        every = frozenset(range(len(notification.alerts)))
-        by_channel = {to: every if some is None else some for to, some in carried[one.notification_id].items()}
-        positions = positions_of(one.positions)
-        own = every if positions is None else positions
-        for planned in decide(Stranded(row.channel, row.audience, notification, own, by_channel)):
-            key = planned.to, planned.quiet
-            (inserted,) = insert_deliveries(
-                connection,
-                [
-                    NewDelivery(
-                        notification,
-                        one.notification_id,
-                        planned,
-                        now,
-                        give_up_after,
-                        fallback_for=one.id,
-                        merged_into=first.get(key),
-                    )
-                ],
-            )
-            first.setdefault(key, inserted)
-    return HandedOver(row.id, row.channel, next((to.channel for to, _ in first), None))
-
-
-def _carried(
-    connection: Connection, ids: Iterable[int], audience: str
-) -> Mapping[int, Mapping[str, frozenset[int] | None]]:
-    """For each notification what the audience is told of it: by which channel, and which alerts (None: all)."""
-    found: defaultdict[int, dict[str, frozenset[int] | None]] = defaultdict(dict)
-    for row in connection.execute(
-        select(deliveries.c.notification_id, deliveries.c.channel, deliveries.c.positions).where(
-            deliveries.c.notification_id.in_(list(ids)), deliveries.c.audience == audience
-        )
-    ):
-        some, known = positions_of(row.positions), found[row.notification_id].get(row.channel, frozenset())
-        found[row.notification_id][row.channel] = None if some is None or known is None else known | some
-    return found
-
-
 def _held_by(owner: str) -> ColumnElement[bool]:
     return and_(deliveries.c.lease_owner == owner, is_open(deliveries))
-
-
-def _delivery_records(connection: Connection, ids: Sequence[int]) -> defaultdict[int, list[DeliveryRecord]]:
-    rows = connection.execute(
-        select(deliveries).where(deliveries.c.notification_id.in_(ids)).order_by(deliveries.c.id)
-    ).all()
-    told: defaultdict[int, list[RecipientRecord]] = defaultdict(list)
-    states = {row.id: row.state for row in rows}
-    for row in connection.execute(
-        select(recipients)
-        .where(recipients.c.delivery_id.in_([row.id for row in rows]))
-        .order_by(recipients.c.delivery_id, recipients.c.position)
-    ):
-        merged = row.state == "waiting" and states[row.delivery_id] == "merged"
-        state = "merged" if merged else row.state
-        told[row.delivery_id].append(RecipientRecord(row.address, state, row.error, row.settled_at))
-    found: defaultdict[int, list[DeliveryRecord]] = defaultdict(list)
-    for row in rows:
-        found[row.notification_id].append(
-            DeliveryRecord(
-                id=row.id,
-                channel=row.channel,
-                audience=row.audience,
-                severity=row.severity,
-                firing=row.firing,
-                state=row.state,
-                attempts=row.attempts,
-                created_at=row.created_at,
-                next_attempt_at=row.next_attempt_at if row.state in OPEN_STATES else None,
-                settled_at=row.settled_at,
-                error=row.error,
-                recipients=tuple(told[row.id]),
-                merged_into=row.merged_into,
-                fallback_for=row.fallback_for,
-            )
-        )
-    return found
-
-
-def _notification_record(row: AnyRow, told: Sequence[DeliveryRecord]) -> NotificationRecord:
-    return NotificationRecord(
-        id=row.id,
-        received_at=row.received_at,
-        source=row.source,
-        group_key=row.group_key,
-        severity=row.severity,
-        firing=row.firing,
-        alert_count=row.alert_count,
-        duplicates=row.duplicates,
-        title=row.title,
-        deliveries=tuple(told),
-    )

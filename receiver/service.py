@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
-import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
@@ -24,7 +21,7 @@ from receiver.firing import Alertmanager, Firing, Unreachable, firing
 from receiver.heartbeat import Watch
 from receiver.metrics import Metrics
 from receiver.notice import Notice, Posted
-from receiver.outbox import Accepted, Addition, Claim, Outbox
+from receiver.outbox import Accepted, Addition, Claim, Outbox, new_owner
 from receiver.report import Reporter
 from receiver.settings import ReceiverSettings
 from receiver.store import Store, StoreUnavailableError, read_url
@@ -56,8 +53,7 @@ class Receiver:
         self.settings = settings
         self._clock = clock
         self._store = Store(read_url(settings.database_url.get_secret_value()))
-        owner = f"{socket.gethostname()[:20]}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
-        self.outbox = Outbox(self._store, owner)
+        self.outbox = Outbox(self._store, new_owner())
         self.metrics = Metrics(self.outbox, CHANNELS, version, reloaded)
         self._templates = self._read_templates(settings)
         self._routing = routing_of(settings)

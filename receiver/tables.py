@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -20,6 +20,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Row,
     Select,
     String,
     Table,
@@ -39,6 +40,7 @@ __all__ = [
     "LONGEST_NAME",
     "OPEN_STATES",
     "REVISION",
+    "AnyRow",
     "alerts",
     "comes_before",
     "deliveries",
@@ -59,6 +61,9 @@ __all__ = [
 
 REVISION = "0007"
 """The newest of the migrations."""
+
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+"""Of any statement, its columns by their names."""
 
 
 class Instant(TypeDecorator[datetime]):

@@ -132,7 +132,7 @@ def claim(outbox: Outbox, at: timedelta, gathering: Gathering = STORM, channel: 
 def finish(outbox: Outbox, one: Claim, state: str = "delivered", **more: object) -> None:
     to = {"delivered": "delivered", "failed": "refused", "retrying": "waiting"}[state]
     each = {recipient.position: (to, None) for recipient in one.recipients}
-    outbox.finish(one, Settlement(state, each, **more), now=NOW)  # type: ignore[arg-type] # as the test says
+    outbox.finish(one, Settlement(state, each, **more), now=NOW).result()  # type: ignore[arg-type] # as the test says
 
 
 def fingerprints(one: Claim) -> list[str]:

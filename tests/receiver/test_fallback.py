@@ -121,7 +121,7 @@ def fail(outbox: Outbox, channel: str, state: str = "failed", at: timedelta = ti
     for one in claim(outbox, channel, at):
         to = "waiting" if state == "retrying" else "refused" if state == "failed" else state
         recipients = {recipient.position: (to, "404 no_service") for recipient in one.recipients}
-        outbox.finish(one, Settlement(state, recipients, next_attempt_at=NOW + DAY), now=NOW + at)
+        outbox.finish(one, Settlement(state, recipients, next_attempt_at=NOW + DAY), now=NOW + at).result()
 
 
 def test_what_failed_for_good_is_told_by_the_next_channel_at_once(outbox: Outbox) -> None:
@@ -163,8 +163,8 @@ def test_delivery_that_reached_some_has_got_through(outbox: Outbox) -> None:
     add(outbox, notification(alert(severity="warning")))
     (mail,) = claim(outbox, "email")
     some = {0: ("delivered", None), 1: ("waiting", "452")}
-    outbox.finish(mail, Settlement("retrying", some, next_attempt_at=NOW + DAY), now=NOW)
-    outbox.finish(claim(outbox, "slack")[0], Settlement("delivered", {0: ("delivered", None)}), now=NOW)
+    outbox.finish(mail, Settlement("retrying", some, next_attempt_at=NOW + DAY), now=NOW).result()
+    outbox.finish(claim(outbox, "slack")[0], Settlement("delivered", {0: ("delivered", None)}), now=NOW).result()
     assert hand_over(outbox, 16 * MINUTE) == []
 
 
@@ -182,7 +182,7 @@ def test_end_follows_to_the_channel_that_stood_in(outbox: Outbox) -> None:
     fail(outbox, "slack")
     hand_over(outbox, SECOND)
     (mail,) = claim(outbox, "email", SECOND)
-    outbox.finish(mail, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW)
+    outbox.finish(mail, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW).result()
     add(outbox, notification(alert(severity="info", resolved_after=MINUTE)), at=MINUTE)
     (over,) = claim(outbox, "email", MINUTE)
     assert (over.notification.firing, over.instead_of) == (False, None)

@@ -53,7 +53,9 @@ def test_what_is_held_is_sent_at_the_end_of_the_quiet_time(outbox: Outbox) -> No
     (one,) = claim(outbox, MORNING)
     assert (one.held_until, one.merged, told_by(one)) == (NOW + MORNING, 0, {"f1": True})
     assert one.give_up_at == NOW + MORNING + DAY
-    outbox.finish(one, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW + MORNING)
+    outbox.finish(
+        one, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW + MORNING
+    ).result()
     assert states(outbox) == ["delivered"]
 
 
@@ -83,7 +85,9 @@ def test_message_that_gathers_others_tells_them_again_when_it_is_tried_again(out
     add(outbox, OTHER)
     (one,) = claim(outbox, MORNING)
     waiting = {0: ("waiting", None), 1: ("waiting", None)}
-    outbox.finish(one, Settlement("retrying", waiting, next_attempt_at=NOW + MORNING + HOUR), now=NOW + MORNING)
+    outbox.finish(
+        one, Settlement("retrying", waiting, next_attempt_at=NOW + MORNING + HOUR), now=NOW + MORNING
+    ).result()
     (again,) = claim(outbox, MORNING + HOUR)
     assert (again.merged, again.newly_merged, told_by(again)) == (1, 0, {"f1": True, "other": True})
 
@@ -167,7 +171,9 @@ def test_readers_who_changed_meanwhile_have_messages_of_their_own(outbox: Outbox
     routing = replace(ROUTING, audiences=others, quiet=(NIGHT,))
     outbox.add(OTHER, planner(OTHER, routing, NOW), now=NOW, dedup_window=WINDOW, give_up_after=DAY)
     (first,) = claim(outbox, MORNING)
-    outbox.finish(first, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW + MORNING)
+    outbox.finish(
+        first, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW + MORNING
+    ).result()
     (second,) = claim(outbox, MORNING)
     assert (first.merged, told_by(first)) == (0, {"f1": True})
     assert (second.merged, told_by(second), second.recipients[0].address) == (0, {"other": True}, "c@example.com")

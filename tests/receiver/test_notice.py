@@ -367,7 +367,7 @@ def test_key_is_forgotten_with_its_notification(outbox: Outbox) -> None:
     for channel in ("email", "slack"):
         for claim in outbox.claim(channel, now=NOW, limit=1):
             told = {recipient.position: ("delivered", None) for recipient in claim.recipients}
-            outbox.finish(claim, Settlement("delivered", told), now=NOW)
+            outbox.finish(claim, Settlement("delivered", told), now=NOW).result()
     outbox.prune(before=NOW + timedelta(days=1), seen_before=NOW)
     again = posted(outbox, "order-17", title="다른 알림")
     assert (again.accepted.deliveries, again.accepted.duplicate) == (2, False)

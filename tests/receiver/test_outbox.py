@@ -52,7 +52,7 @@ def claim(outbox: Outbox, channel: str = "email", *, at: timedelta = timedelta(0
 def finish(outbox: Outbox, one: Claim, state: str = "delivered", **more: object) -> None:
     to = {"delivered": "delivered", "failed": "refused", "retrying": "waiting"}[state]
     recipients = {recipient.position: (to, None) for recipient in one.recipients}
-    outbox.finish(one, Settlement(state, recipients, **more), now=NOW)  # type: ignore[arg-type] # as the test says
+    outbox.finish(one, Settlement(state, recipients, **more), now=NOW).result()  # type: ignore[arg-type] # as the test says
 
 
 # Accepting
@@ -177,7 +177,7 @@ def test_channel_that_failed_to_tell_of_it_does_not_tell_of_its_end(outbox: Outb
 def test_recipient_that_was_refused_is_not_told_of_its_end(outbox: Outbox) -> None:
     add(outbox, notification(alert(severity="warning")))
     recipients = {0: ("delivered", None), 1: ("refused", "550")}
-    outbox.finish(claim(outbox)[0], Settlement("partial", recipients), now=NOW)
+    outbox.finish(claim(outbox)[0], Settlement("partial", recipients), now=NOW).result()
     second = add(outbox, notification(alert(severity="warning", resolved_after=MINUTE)), at=MINUTE)
     record = outbox.notification(second.notification_id)
     assert record is not None
@@ -231,7 +231,7 @@ def test_group_keeps_its_order(outbox: Outbox) -> None:
 def test_mailbox_that_is_full_does_not_hold_up_the_group(outbox: Outbox) -> None:
     add(outbox, notification(alert(severity="warning")))
     recipients = {0: ("delivered", None), 1: ("waiting", "452")}
-    outbox.finish(claim(outbox)[0], Settlement("retrying", recipients, next_attempt_at=NOW + DAY), now=NOW)
+    outbox.finish(claim(outbox)[0], Settlement("retrying", recipients, next_attempt_at=NOW + DAY), now=NOW).result()
     add(outbox, notification(alert(severity="warning", resolved_after=MINUTE)), at=MINUTE)
     assert [one.notification_id for one in claim(outbox, at=MINUTE)] == [2]
 
@@ -256,7 +256,7 @@ def test_retry_waits_for_its_time_even_in_another_process(outbox: Outbox, store:
 def test_only_unsettled_recipients_are_left(outbox: Outbox) -> None:
     add(outbox)
     recipients = {0: ("delivered", None), 1: ("waiting", "452")}
-    outbox.finish(claim(outbox)[0], Settlement("retrying", recipients, next_attempt_at=NOW), now=NOW)
+    outbox.finish(claim(outbox)[0], Settlement("retrying", recipients, next_attempt_at=NOW), now=NOW).result()
     assert [recipient.state for recipient in claim(outbox)[0].recipients] == ["delivered", "waiting"]
 
 
@@ -278,7 +278,7 @@ def test_unanswered_delivery_knows_what_the_peer_calls_the_others(outbox: Outbox
     assert (answered.others, lost.others) == (frozenset(), frozenset())
     taken = {recipient.position: ("delivered", None) for recipient in answered.recipients}
     references = dict.fromkeys(taken, "4711")
-    outbox.finish(answered, Settlement("delivered", taken, references=references), now=NOW)
+    outbox.finish(answered, Settlement("delivered", taken, references=references), now=NOW).result()
     (again,) = claim(Outbox(store, "two"), "sms", at=outbox.lease)
     assert (again.id, again.others) == (lost.id, frozenset({"4711"}))
 
@@ -297,7 +297,7 @@ def test_late_answer_of_a_worker_that_lost_its_lease_spares_the_recipients_a_sec
     (late,) = claim(outbox)
     two = Outbox(store, "two")
     (taken,) = claim(two, at=outbox.lease)
-    outbox.finish(late, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW)
+    outbox.finish(late, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW).result()
     record = outbox.notification(1)
     assert record is not None
     assert [one.state for one in record.deliveries[0].recipients] == ["delivered", "delivered"]
@@ -345,7 +345,7 @@ def test_failed_delivery_can_be_put_in_line_again(outbox: Outbox) -> None:
     add(outbox)
     (failed,) = claim(outbox)
     recipients = {0: ("delivered", None), 1: ("refused", "550")}
-    outbox.finish(failed, Settlement("partial", recipients, error="550"), now=NOW)
+    outbox.finish(failed, Settlement("partial", recipients, error="550"), now=NOW).result()
     assert outbox.retry(failed.id, now=NOW + DAY, give_up_after=DAY) is True
     (again,) = claim(outbox, at=DAY)
     assert [recipient.state for recipient in again.recipients] == ["delivered", "waiting"]
@@ -414,7 +414,9 @@ def test_pruning_forgets_what_is_old_and_settled(outbox: Outbox) -> None:
 def test_erased_address_is_in_no_row(outbox: Outbox) -> None:
     add(outbox)
     recipients = {0: ("refused", "a@example.com refused: 550 no a@example.com here"), 1: ("delivered", None)}
-    outbox.finish(claim(outbox)[0], Settlement("partial", recipients, error="a@example.com refused: 550"), now=NOW)
+    outbox.finish(
+        claim(outbox)[0], Settlement("partial", recipients, error="a@example.com refused: 550"), now=NOW
+    ).result()
     assert outbox.erase("A@Example.com", now=NOW) == 1
     record = outbox.notification(1)
     assert record is not None

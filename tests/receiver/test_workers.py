@@ -115,19 +115,19 @@ def unavailable() -> Future[None]:
 
 
 def test_two_are_sent_and_no_third_before_the_first_is_noted(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    channel, note, go_on = Taking(), outbox.note, threading.Event()
+    channel, finish, go_on = Taking(), outbox.finish, threading.Event()
 
     def late(claim: Claim, settlement: Settlement, *, now: datetime) -> Future[None]:
         noted: Future[None] = Future()
 
         def work() -> None:
             go_on.wait(20)
-            noted.set_result(note(claim, settlement, now=now).result())
+            noted.set_result(finish(claim, settlement, now=now).result())
 
         threading.Thread(target=work, daemon=True).start()
         return noted
 
-    monkeypatch.setattr(outbox, "note", late)
+    monkeypatch.setattr(outbox, "finish", late)
     with delivering(outbox, channel, 4) as outcomes:
         until(lambda: channel.sent == 2, "two are sent")
         threading.Event().wait(0.3)
@@ -141,14 +141,14 @@ def test_what_was_sent_is_noted_when_the_store_is_back_and_not_sent_again(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.delivery._STORE_PAUSE_SECONDS", 0.01)
-    channel, note, tries = Taking(), outbox.note, itertools.count()
+    channel, finish, tries = Taking(), outbox.finish, itertools.count()
 
     def failing(claim: Claim, settlement: Settlement, *, now: datetime) -> Future[None]:
         if next(tries) >= 5:
-            return note(claim, settlement, now=now)
+            return finish(claim, settlement, now=now)
         return unavailable()
 
-    monkeypatch.setattr(outbox, "note", failing)
+    monkeypatch.setattr(outbox, "finish", failing)
     with delivering(outbox, channel, 3) as outcomes:
         until(lambda: len(outcomes.states) == 3, "all are noted")
     assert (channel.sent, outcomes.states) == (3, ["delivered"] * 3)
@@ -158,12 +158,12 @@ def test_what_waits_to_be_noted_is_not_taken_again_though_its_lease_has_ended(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.delivery._STORE_PAUSE_SECONDS", 0.01)
-    channel, note, claim, now = Taking(), outbox.note, outbox.claim, [NOW]
+    channel, finish, claim, now = Taking(), outbox.finish, outbox.claim, [NOW]
     is_back, looked = threading.Event(), threading.Semaphore(0)
 
     def failing(claim: Claim, settlement: Settlement, *, now: datetime) -> Future[None]:
         if is_back.is_set():
-            return note(claim, settlement, now=now)
+            return finish(claim, settlement, now=now)
         return unavailable()
 
     def looking(*args: Any, **wanted: Any) -> list[Claim]:
@@ -171,7 +171,7 @@ def test_what_waits_to_be_noted_is_not_taken_again_though_its_lease_has_ended(
         looked.release()
         return found
 
-    monkeypatch.setattr(outbox, "note", failing)
+    monkeypatch.setattr(outbox, "finish", failing)
     monkeypatch.setattr(outbox, "claim", looking)
     told = notification()
     outbox.add(told, planner(told, ROUTING, NOW), now=NOW, dedup_window=WINDOW, give_up_after=DAY)
