@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from exporter.collector import next_interval
 from exporter.databases import DatabaseError, Failure
 from exporter.databases.catalogue import Catalogue
-from exporter.families import Family
+from exporter.families import Family, family_of
 from exporter.sources import Plan
 from exporter.tables import Table, indexes
 
@@ -19,7 +19,6 @@ __all__ = [
     "Finding",
     "Level",
     "Look",
-    "family_of",
     "judge_clock",
     "judge_indexes",
     "judge_look",
@@ -183,11 +182,6 @@ def judge_indexes(
 def words(error: DatabaseError) -> str:
     """What is wrong and what to do, in one line."""
     return f"{error}: {error.hint}" if error.hint else str(error)
-
-
-def family_of(families: Sequence[Family], name: str) -> Family:
-    """The family of that name; an empty one where there is none."""
-    return next((family for family in families if family.name == name), Family(name, ""))
 
 
 def _hours(time: timedelta) -> str:

@@ -17,7 +17,6 @@ from exporter.diagnosis import (
     Finding,
     Level,
     Look,
-    family_of,
     judge_clock,
     judge_indexes,
     judge_look,
@@ -25,7 +24,7 @@ from exporter.diagnosis import (
     judge_zone,
     words,
 )
-from exporter.families import Family
+from exporter.families import Family, family_of
 from exporter.settings import ExporterSettings
 from exporter.sources import Plan, plans, tables
 from exporter.sources.host import HostSource
@@ -168,7 +167,7 @@ class _Database:
         newest = connection.exec_driver_sql(
             f"SELECT id, created_at FROM {table.name} ORDER BY id DESC LIMIT {NEWEST_ROWS}"  # noqa: S608 - names of ours
         ).all()
-        lowest = connection.exec_driver_sql(f"SELECT min(id) FROM {table.name}").scalar()  # noqa: S608
+        lowest = connection.exec_driver_sql(f"SELECT min(id) FROM {table.name}").scalar()  # noqa: S608 - a name of ours
         far = datetime.max.replace(tzinfo=UTC)
         return naive, [dialect.moment(row[1], UTC, far) for row in newest], newest[0][0] - lowest + 1 if newest else 0
 

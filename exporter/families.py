@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Family"]
+__all__ = ["Family", "family_of"]
 
 
 @dataclass(frozen=True)
@@ -24,3 +24,8 @@ class Family:
     def value(self, *labels: str) -> float | None:
         """The sample with these label values; None where there is none."""
         return self.samples.get(labels)
+
+
+def family_of(families: Sequence[Family], name: str) -> Family:
+    """The family of that name; an empty one where there is none."""
+    return next((family for family in families if family.name == name), Family(name, ""))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from exporter.documents import (
     AlertDocument,
@@ -23,7 +24,7 @@ from exporter.documents import (
     System,
     Vehicles,
 )
-from exporter.families import Family
+from exporter.families import Family, family_of
 from exporter.limits import Alert, Category, judge
 from exporter.periods import OFF, Answer
 from exporter.snapshot import Snapshot
@@ -111,10 +112,10 @@ class _View:
     now: float
     moment: datetime
     """The time of a snapshot that tells of no look yet."""
-    alerts: tuple[Alert, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "alerts", judge(self.snapshot, self.snapshot.thresholds, self.now))
+    @cached_property
+    def alerts(self) -> tuple[Alert, ...]:
+        return judge(self.snapshot, self.snapshot.thresholds, self.now)
 
     @property
     def timestamp(self) -> str:
@@ -123,7 +124,7 @@ class _View:
 
     def value(self, source: str, name: str, *labels: str) -> float | None:
         """A figure, while it may be shown."""
-        return _value(self.snapshot.shown(source, self.now) or (), name, *labels)
+        return family_of(self.snapshot.shown(source, self.now) or (), name).value(*labels)
 
     def part(self, category: Category, *sources: str) -> tuple[Status, Error | None]:
         """The status of these sources and of the alerts of their category; why, where there is nothing to show."""
@@ -157,10 +158,13 @@ def metrics(
 ) -> Metrics:
     """`GET metrics`: orders and dispatches from `answers`, which are of that period, and the rest from the snapshot."""
     window = f"{period_hours}h"
-    found = {"orders": answers["orders"], "dispatches": answers["dispatches"]}
-    found |= {"vehicles": _present(snapshot, "vehicles", now), "system": _present(snapshot, "host", now)}
-    sections = {name: answer.families for name, answer in found.items()}
-    orders, dispatches, vehicles, system = sections.values()
+    found = {
+        "orders": answers["orders"],
+        "dispatches": answers["dispatches"],
+        "vehicles": _present(snapshot, "vehicles", now),
+        "system": _present(snapshot, "host", now),
+    }
+    orders, dispatches, vehicles, system = (answer.families for answer in found.values())
     document: Metrics = {
         "period_hours": period_hours,
         "timestamp": _View(snapshot, now, moment).timestamp,
@@ -272,7 +276,7 @@ def _application(view: _View) -> ApplicationCheck:
 def _orders(families: Sequence[Family], window: str) -> Orders:
     by_status = _in_window(families, "coldchain_orders", window)
     total = sum(by_status.values())
-    seconds = _value(families, "coldchain_orders_processing_seconds_mean", window)
+    seconds = family_of(families, "coldchain_orders_processing_seconds_mean").value(window)
     return {
         "total": total,
         "by_status": _labelled(by_status, ORDER_LABELS),
@@ -283,7 +287,7 @@ def _orders(families: Sequence[Family], window: str) -> Orders:
 
 def _dispatches(families: Sequence[Family], window: str) -> Dispatches:
     by_status = _in_window(families, "coldchain_dispatches", window)
-    meters = _value(families, "coldchain_dispatches_distance_meters_mean", window)
+    meters = family_of(families, "coldchain_dispatches_distance_meters_mean").value(window)
     return {
         "total": sum(by_status.values()),
         "by_status": _labelled(by_status, DISPATCH_LABELS),
@@ -292,7 +296,7 @@ def _dispatches(families: Sequence[Family], window: str) -> Dispatches:
 
 
 def _vehicles(families: Sequence[Family]) -> Vehicles:
-    by_status = {labels[0]: int(value) for labels, value in _samples(families, "coldchain_vehicles").items()}
+    by_status = {labels[0]: int(value) for labels, value in family_of(families, "coldchain_vehicles").samples.items()}
     total = sum(by_status.values())
     available, in_use = by_status.get("available", 0), by_status.get("in_use", 0)
     return {
@@ -300,20 +304,20 @@ def _vehicles(families: Sequence[Family]) -> Vehicles:
         "available": available,
         "in_use": in_use,
         "maintenance": total - available - in_use,
-        "utilization_rate": _percent(_value(families, "coldchain_vehicles_utilization_ratio")),
+        "utilization_rate": _percent(family_of(families, "coldchain_vehicles_utilization_ratio").value()),
     }
 
 
 def _system(families: Sequence[Family], disk: str) -> System:
     def total(name: str) -> float:
-        return sum(_samples(families, name).values())
+        return sum(family_of(families, name).samples.values())
 
     def memory(name: str) -> float:
         return round(total(f"coldchain_host_memory_{name}_bytes") / 2**30, 2)
 
     return {
         "cpu": {
-            "percent": _percent(_value(families, "coldchain_host_cpu_usage_ratio")),
+            "percent": _percent(family_of(families, "coldchain_host_cpu_usage_ratio").value()),
             "count": int(total("coldchain_host_cpus")),
         },
         "memory": {
@@ -323,10 +327,10 @@ def _system(families: Sequence[Family], disk: str) -> System:
             "percent": round(total("coldchain_host_memory_usage_ratio") * 100, 1),
         },
         "disk": {
-            "total_gb": _gigabytes(_value(families, "coldchain_host_filesystem_size_bytes", disk)),
-            "used_gb": _gigabytes(_value(families, "coldchain_host_filesystem_used_bytes", disk)),
-            "free_gb": _gigabytes(_value(families, "coldchain_host_filesystem_available_bytes", disk)),
-            "percent": _percent(_value(families, "coldchain_host_filesystem_usage_ratio", disk)),
+            "total_gb": _gigabytes(family_of(families, "coldchain_host_filesystem_size_bytes").value(disk)),
+            "used_gb": _gigabytes(family_of(families, "coldchain_host_filesystem_used_bytes").value(disk)),
+            "free_gb": _gigabytes(family_of(families, "coldchain_host_filesystem_available_bytes").value(disk)),
+            "percent": _percent(family_of(families, "coldchain_host_filesystem_usage_ratio").value(disk)),
         },
         "network": {
             "bytes_sent_mb": round(total("coldchain_host_network_transmit_bytes_total") / 2**20, 2),
@@ -356,16 +360,8 @@ def _present(snapshot: Snapshot, source: str, now: float) -> Answer:
     return Answer(state.shown(now), state.trouble(now))
 
 
-def _samples(families: Sequence[Family], name: str) -> Mapping[tuple[str, ...], float]:
-    return next((family.samples for family in families if family.name == name), {})
-
-
-def _value(families: Sequence[Family], name: str, *labels: str) -> float | None:
-    return _samples(families, name).get(labels)
-
-
 def _in_window(families: Sequence[Family], name: str, window: str) -> dict[str, int]:
-    return {status: int(value) for (of, status), value in _samples(families, name).items() if of == window}
+    return {status: int(value) for (of, status), value in family_of(families, name).samples.items() if of == window}
 
 
 def _labelled(by_status: Mapping[str, int], labels: Mapping[str, str]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from exporter.documents import Alerts, Dashboard, Health, Metrics, Problem
 
-__all__ = ["LONGEST_PERIOD_HOURS", "PREFIX", "description"]
+__all__ = ["DEFAULT_PERIOD_HOURS", "LONGEST_PERIOD_HOURS", "PREFIX", "description"]
 
 PREFIX = "/api/v1/monitoring"
 LONGEST_PERIOD_HOURS = 168

@@ -41,7 +41,7 @@ class MySQL(Dialect):
     def without_index(self, column: str) -> str:
         return f"concat({column})"
 
-    def bound(self, moment: datetime, zone: tzinfo, *, naive: bool, inclusive: bool = False) -> object:  # noqa: ARG002
+    def bound(self, moment: datetime, zone: tzinfo, *, naive: bool, inclusive: bool = False) -> object:  # noqa: ARG002 - see below
         return super().bound(moment, zone, naive=True, inclusive=inclusive)  # it knows no other parameters
 
     def columns(self, connection: sqlalchemy.Connection, table: str) -> Columns:

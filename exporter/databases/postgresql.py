@@ -71,7 +71,7 @@ class PostgreSQL(Dialect):
             "SET LOCAL jit = off"  # compiling takes longer than these queries
         )
 
-    def use_zone(self, connection: sqlalchemy.Connection, zone: ZoneInfo, now: datetime) -> None:  # noqa: ARG002
+    def use_zone(self, connection: sqlalchemy.Connection, zone: ZoneInfo, now: datetime) -> None:  # noqa: ARG002 - MySQL's
         connection.exec_driver_sql(f"SET LOCAL TIME ZONE '{zone.key}'")
 
     def explain(self, error: sqlalchemy.exc.DBAPIError) -> DatabaseError:

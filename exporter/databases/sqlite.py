@@ -42,7 +42,7 @@ class SQLite(Dialect):
     def columns(self, connection: sqlalchemy.Connection, table: str) -> Columns:  # noqa: ARG002 - SQLite has no types to ask for
         return Columns(frozenset({"created_at", "updated_at"}))
 
-    def bound(self, moment: datetime, zone: tzinfo, *, naive: bool, inclusive: bool = False) -> object:  # noqa: ARG002
+    def bound(self, moment: datetime, zone: tzinfo, *, naive: bool, inclusive: bool = False) -> object:  # noqa: ARG002 - all is text
         """Text that sorts before (`inclusive`: after) both ways of writing the same second, with and without zeros."""
         text = moment.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S.%f")
         return text if inclusive else text.removesuffix(".000000")

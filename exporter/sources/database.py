@@ -40,7 +40,7 @@ class DatabaseSource:
             ),
         )
 
-    def check(self, now: datetime, timeout: float) -> None:  # noqa: ARG002
+    def check(self, now: datetime, timeout: float) -> None:  # noqa: ARG002 - as above
         """Raises DatabaseError where the database does not answer."""
         self._probe(timeout)
 
