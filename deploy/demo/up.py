@@ -18,7 +18,7 @@ import sys
 import time
 import xmlrpc.client
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -46,7 +46,7 @@ class Program:
     port: int | None
     ready: Callable[[], bool]
     what: str
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def main() -> int:
@@ -66,7 +66,7 @@ def main() -> int:
         with _stop_signals(), _supervised(state, programs) as supervisor:
             if not _wait_until_ready(programs, supervisor, state):
                 return 1
-            print(_table(programs, environ, missing, options.state), flush=True)
+            print(_table(options, programs, missing, environ), flush=True)
             _watch(supervisor, state)
     except KeyboardInterrupt:
         pass
@@ -97,12 +97,81 @@ def _options() -> argparse.Namespace:
 
 def _programs(options: argparse.Namespace, state: Path, environ: Mapping[str, str]) -> tuple[list[Program], list[str]]:
     """What is to run, in the order of the chain, and what is not to be had here."""
-    sandbox = f"http://127.0.0.1:{options.sandbox_port}"
-    python = sys.executable
+    missing = []
+    found = [] if environ.get("DATABASE_URL") else [_company(options, state)]
+    found += [_sandbox(options), _exporter(options, state, environ), _receiver(options, state, environ)]
+    if path := shutil.which("prometheus"):
+        found.append(_prometheus(path, options, state))
+    else:
+        missing.append("Prometheus: apt-get install prometheus")
+    if path := shutil.which("prometheus-alertmanager") or shutil.which("alertmanager"):
+        found.append(_alertmanager(path, options, state))
+    else:
+        missing.append("Alertmanager: apt-get install prometheus-alertmanager")
+    return found, missing
+
+
+def _company(options: argparse.Namespace, state: Path) -> Program:
+    database = state / "company.db"
+    seed = ["--seed", str(options.seed)] if options.seed is not None else []
+    return Program(
+        "company",
+        [sys.executable, "-m", "deploy.demo.company", "run", "--database", str(database), *seed],
+        None,
+        partial(_is_open, database),
+        "the demo's dispatch company, in an SQLite file",
+    )
+
+
+def _sandbox(options: argparse.Namespace) -> Program:
+    return Program(
+        "sandbox",
+        [
+            *(sys.executable, "-m", "deploy.demo.sandbox"),
+            *("--http", f"127.0.0.1:{options.sandbox_port}", "--smtp", f"127.0.0.1:{options.smtp_port}"),
+        ],
+        options.sandbox_port,
+        partial(_answers, f"http://127.0.0.1:{options.sandbox_port}/-/healthy"),
+        "what arrived: phone, Slack and mailbox",
+    )
+
+
+def _exporter(options: argparse.Namespace, state: Path, environ: Mapping[str, str]) -> Program:
     real_database = environ.get("DATABASE_URL")
-    channels: dict[str, str] = {}
+    return Program(
+        "exporter",
+        [
+            *(sys.executable, "-m", "exporter", f"--web.listen-address=127.0.0.1:{options.exporter_port}"),
+            *(() if real_database else (f"--config.file={TEMPERATURES}",)),
+        ],
+        options.exporter_port,
+        partial(_answers, f"http://127.0.0.1:{options.exporter_port}/-/ready"),
+        "exporter: metrics of host, database and business",
+        {} if real_database else {"DATABASE_URL": f"sqlite:///{state / 'company.db'}"},
+    )
+
+
+def _receiver(options: argparse.Namespace, state: Path, environ: Mapping[str, str]) -> Program:
+    return Program(
+        "receiver",
+        [sys.executable, "-m", "receiver", f"--web.listen-address=127.0.0.1:{options.receiver_port}"],
+        options.receiver_port,
+        partial(_answers, f"http://127.0.0.1:{options.receiver_port}/-/ready"),
+        "receiver: what was told to whom, and what became of it",
+        {
+            "RECEIVER_DATABASE_URL": f"sqlite:///{state / 'receiver.db'}",
+            "ALERTMANAGER_URL": f"http://127.0.0.1:{options.alertmanager_port}",
+            **_channels(options, environ),
+        },
+    )
+
+
+def _channels(options: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, str]:
+    """The sandbox's settings of each channel that has none of its own."""
+    sandbox = f"http://127.0.0.1:{options.sandbox_port}"
+    found: dict[str, str] = {}
     if not environ.get("SMTP_HOST"):
-        channels |= {
+        found |= {
             "SMTP_HOST": "127.0.0.1",
             "SMTP_PORT": str(options.smtp_port),
             "SMTP_TLS": "none",
@@ -110,106 +179,50 @@ def _programs(options: argparse.Namespace, state: Path, environ: Mapping[str, st
             "ALERT_EMAIL_TO": environ.get("ALERT_EMAIL_TO") or "admin@coldchain.example",
         }
     if not environ.get("SLACK_WEBHOOK_URL"):
-        channels["SLACK_WEBHOOK_URL"] = f"{sandbox}/services/T0/B0/sandbox"
+        found["SLACK_WEBHOOK_URL"] = f"{sandbox}/services/T0/B0/sandbox"
     if not environ.get("ALIGO_API_KEY"):
-        channels |= {
+        found |= {
             "ALIGO_API_KEY": "sandbox-key",
             "ALIGO_USER_ID": "sandbox",
             "ALIGO_SENDER": "0212345678",
             "ALIGO_BASE_URL": f"{sandbox}/aligo",
             "ALERT_SMS_TO": environ.get("ALERT_SMS_TO") or "01087654321",
         }
-    result = []
-    if not real_database:
-        seed = ["--seed", str(options.seed)] if options.seed is not None else []
-        result.append(
-            Program(
-                "company",
-                [python, "-m", "deploy.demo.company", "run", "--database", str(state / "company.db"), *seed],
-                None,
-                partial(_is_open, state / "company.db"),
-                "the demo's dispatch company, in an SQLite file",
-                {},
-            )
-        )
-    result += [
-        Program(
-            "sandbox",
-            [
-                *(python, "-m", "deploy.demo.sandbox"),
-                *("--http", f"127.0.0.1:{options.sandbox_port}", "--smtp", f"127.0.0.1:{options.smtp_port}"),
-            ],
-            options.sandbox_port,
-            partial(_answers, f"{sandbox}/-/healthy"),
-            "what arrived: phone, Slack and mailbox",
-            {},
-        ),
-        Program(
-            "exporter",
-            [
-                *(python, "-m", "exporter", f"--web.listen-address=127.0.0.1:{options.exporter_port}"),
-                *(() if real_database else (f"--config.file={TEMPERATURES}",)),
-            ],
-            options.exporter_port,
-            partial(_answers, f"http://127.0.0.1:{options.exporter_port}/-/ready"),
-            "exporter: metrics of host, database and business",
-            {} if real_database else {"DATABASE_URL": f"sqlite:///{state / 'company.db'}"},
-        ),
-        Program(
-            "receiver",
-            [python, "-m", "receiver", f"--web.listen-address=127.0.0.1:{options.receiver_port}"],
-            options.receiver_port,
-            partial(_answers, f"http://127.0.0.1:{options.receiver_port}/-/ready"),
-            "receiver: what was told to whom, and what became of it",
-            {
-                "RECEIVER_DATABASE_URL": f"sqlite:///{state / 'receiver.db'}",
-                "ALERTMANAGER_URL": f"http://127.0.0.1:{options.alertmanager_port}",
-                **channels,
-            },
-        ),
-    ]
-    missing = []
-    if path := shutil.which("prometheus"):
-        result.append(
-            Program(
-                "prometheus",
-                [
-                    path,
-                    f"--config.file={state / 'prometheus.yml'}",
-                    f"--storage.tsdb.path={state / 'prometheus'}",
-                    f"--web.listen-address=127.0.0.1:{options.prometheus_port}",
-                    # what the links in messages begin with: by default the name of this host, where nobody listens
-                    f"--web.external-url=http://localhost:{options.prometheus_port}",
-                ],
-                options.prometheus_port,
-                partial(_answers, f"http://127.0.0.1:{options.prometheus_port}/-/ready"),
-                "Prometheus: rules and history",
-                {},
-            )
-        )
-    else:
-        missing.append("Prometheus: apt-get install prometheus")
-    if path := shutil.which("prometheus-alertmanager") or shutil.which("alertmanager"):
-        result.append(
-            Program(
-                "alertmanager",
-                [
-                    path,
-                    f"--config.file={state / 'alertmanager.yml'}",
-                    f"--storage.path={state / 'alertmanager'}",
-                    f"--web.listen-address=127.0.0.1:{options.alertmanager_port}",
-                    f"--web.external-url=http://localhost:{options.alertmanager_port}",
-                    "--cluster.listen-address=",
-                ],
-                options.alertmanager_port,
-                partial(_answers, f"http://127.0.0.1:{options.alertmanager_port}/-/ready"),
-                "Alertmanager: groups, silences",
-                {},
-            )
-        )
-    else:
-        missing.append("Alertmanager: apt-get install prometheus-alertmanager")
-    return result, missing
+    return found
+
+
+def _prometheus(path: str, options: argparse.Namespace, state: Path) -> Program:
+    return Program(
+        "prometheus",
+        [
+            path,
+            f"--config.file={state / 'prometheus.yml'}",
+            f"--storage.tsdb.path={state / 'prometheus'}",
+            f"--web.listen-address=127.0.0.1:{options.prometheus_port}",
+            # what the links in messages begin with: by default the name of this host, where nobody listens
+            f"--web.external-url=http://localhost:{options.prometheus_port}",
+        ],
+        options.prometheus_port,
+        partial(_answers, f"http://127.0.0.1:{options.prometheus_port}/-/ready"),
+        "Prometheus: rules and history",
+    )
+
+
+def _alertmanager(path: str, options: argparse.Namespace, state: Path) -> Program:
+    return Program(
+        "alertmanager",
+        [
+            path,
+            f"--config.file={state / 'alertmanager.yml'}",
+            f"--storage.path={state / 'alertmanager'}",
+            f"--web.listen-address=127.0.0.1:{options.alertmanager_port}",
+            f"--web.external-url=http://localhost:{options.alertmanager_port}",
+            "--cluster.listen-address=",
+        ],
+        options.alertmanager_port,
+        partial(_answers, f"http://127.0.0.1:{options.alertmanager_port}/-/ready"),
+        "Alertmanager: groups, silences",
+    )
 
 
 def _taken(programs: list[Program]) -> bool:
@@ -385,7 +398,7 @@ def _last_lines(state: Path, name: str, count: int = 12) -> str:
     return "\n".join(f"    {line}" for line in lines[-count:])
 
 
-def _table(programs: list[Program], environ: Mapping[str, str], missing: list[str], state: Path) -> str:
+def _table(options: argparse.Namespace, programs: list[Program], missing: list[str], environ: Mapping[str, str]) -> str:
     rows = [(f"http://localhost:{program.port}", program.what) for program in programs if program.port is not None]
     width = max(len(address) for address, _ in rows)
     lines = ["", *(f"  {address:<{width}}  {what}" for address, what in rows), ""]
@@ -393,10 +406,10 @@ def _table(programs: list[Program], environ: Mapping[str, str], missing: list[st
     if environ.get("DATABASE_URL"):
         lines.append("  Watching the database of DATABASE_URL.")
     elif not missing:
-        sandbox = next(address for address, what in rows if what.startswith("what arrived"))
-        where = "" if state == STATE else f" STATE={state}"
+        where = "" if options.state == STATE else f" STATE={options.state}"
+        sandbox = f"http://localhost:{options.sandbox_port}"
         lines.append(f"  Try: make incident{where}   in another terminal, and watch {sandbox} for two minutes.")
-    lines += [f"  Logs: {state / 'log'}.  Ctrl-C ends everything.", ""]
+    lines += [f"  Logs: {options.state / 'log'}.  Ctrl-C ends everything.", ""]
     return "\n".join(lines)
 
 
