@@ -27,11 +27,11 @@ from receiver import notify
 from receiver.alertmanager import InvalidPayloadError
 from receiver.channels import CHANNELS
 from receiver.firing import Unreachable
-from receiver.messages import plain
 from receiver.notification import SEVERITIES, Alert, masked
 from receiver.outbox import Accepted, DeliveryRecord, Filter, NotificationRecord
 from receiver.service import Receiver
 from receiver.store import StoreUnavailableError
+from receiver.stories import plain
 from serving.reload import Reload
 from serving.routes import state_routes
 from serving.sites import from_another_site

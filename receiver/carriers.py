@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from receiver import heartbeat, messages, report
+from receiver import heartbeat, report, stories
 from receiver.channels import Message
 from receiver.channels import slack as slack_channel
 from receiver.channels.email import Email
@@ -13,8 +13,10 @@ from receiver.channels.slack import Slack
 from receiver.channels.sms import Sms
 from receiver.delivery import Carrier
 from receiver.digest import Gathering
+from receiver.messages import Templates
 from receiver.outbox import Claim
 from receiver.settings import ReceiverSettings
+from receiver.stories import Story
 
 __all__ = ["carriers", "render", "worded"]
 
@@ -34,11 +36,11 @@ def carriers(settings: ReceiverSettings, words: Callable[[Claim], Message]) -> d
     return {name: carrier for name, carrier in found.items() if not settings.unable[name]}
 
 
-def render(claim: Claim, settings: ReceiverSettings, templates: messages.Templates) -> Message:
+def render(claim: Claim, settings: ReceiverSettings, templates: Templates) -> Message:
     """A claim's message in its channel's words."""
     zone = settings.group_zone(claim.audience)
     held = claim.merged > 0 and claim.held_until is not None
-    told = messages.story(
+    told = stories.story(
         heartbeat.in_zone(claim.notification, settings.zone, zone),
         locale=claim.locale,
         zone=zone,
@@ -55,7 +57,7 @@ def render(claim: Claim, settings: ReceiverSettings, templates: messages.Templat
     )
 
 
-def worded(templates: messages.Templates, told: messages.Story, channel: str, locale: str) -> dict[str, str]:
+def worded(templates: Templates, told: Story, channel: str, locale: str) -> dict[str, str]:
     """A story in a channel's words, as much of it as the channel takes."""
     if channel == "slack":
         return templates.render(told, channel, locale, fits=slack_channel.fits, escape=slack_channel.escape)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from receiver import messages
+from receiver import stories
 from receiver.audiences import Place, warnings
 from receiver.carriers import worded
 from receiver.examples import EXAMPLES
@@ -48,7 +48,7 @@ def template_faults(settings: ReceiverSettings) -> Iterator[str]:
     for locale in sorted(locales(settings.templates_dir)):
         for channel in PARTS:
             for name, example in EXAMPLES.items():
-                story = messages.story(
+                story = stories.story(
                     example, locale=locale, zone=settings.zone, digest="held" if name == "held" else ""
                 )
                 worded(templates, story, channel, locale)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from receiver import messages, notice, report
+from receiver import notice, report, stories
 from receiver.audiences import routing as routing_of
 from receiver.carriers import carriers, worded
 from receiver.channels import CHANNELS, DeliveryError, Message, Outcome
+from receiver.messages import Templates
 from receiver.notice import InvalidNoticeError
 from receiver.report import ExporterError
 from receiver.settings import ReceiverSettings
@@ -44,10 +45,10 @@ def run_test(options: argparse.Namespace, settings: ReceiverSettings) -> int:
         print(f"{channel}: {planned.errors[channel].replace(f'give {channel}_recipients', 'give --to')}")
         return 1
     notification = told.notification(now)
-    templates = messages.Templates(settings.templates_dir)
+    templates = Templates(settings.templates_dir)
 
     def words(locale: str) -> Mapping[str, str]:
-        story = messages.story(notification, locale=locale, zone=settings.zone)
+        story = stories.story(notification, locale=locale, zone=settings.zone)
         return worded(templates, story, channel, locale)
 
     return max(
@@ -86,9 +87,8 @@ def _names(recipients: Sequence[str]) -> str:
 
 def _send(name: str, parts: Mapping[str, str], recipients: Sequence[str], settings: ReceiverSettings, what: str) -> int:
     """Sends once and prints the outcome, a refusal in the peer's own words."""
-    unused: Callable[..., Message] = lambda _claim: message  # noqa: E731 - a carrier's; nothing is claimed here
     message = Message(f"coldchain.{uuid.uuid4().hex}", "coldchain.direct", "info", firing=True, parts=parts)
-    channel = carriers(settings, unused)[name].open()
+    channel = carriers(settings, lambda _claim: message)[name].open()
     outcome: Outcome
     try:
         outcome = channel.send(message, recipients, doubt=None)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import jinja2
 
-from receiver import alertmanager, messages
+from receiver import alertmanager, stories
 from receiver.carriers import worded
 from receiver.channels import slack, sms
 from receiver.examples import EXAMPLES
-from receiver.messages import Templates, locales
+from receiver.messages import PARTS, Templates, locales
 from receiver.notification import Notification
 from receiver.settings import ReceiverSettings
 
@@ -81,8 +81,8 @@ def _refuse(problem: str) -> int:
 def _worded(
     told: Notification, templates: Templates, settings: ReceiverSettings, locale: str, *, held: bool
 ) -> dict[str, dict[str, str]]:
-    story = messages.story(told, locale=locale, zone=settings.zone, digest="held" if held else "")
-    parts = {channel: worded(templates, story, channel, locale) for channel in messages.PARTS}
+    story = stories.story(told, locale=locale, zone=settings.zone, digest="held" if held else "")
+    parts = {channel: worded(templates, story, channel, locale) for channel in PARTS}
     parts["sms"]["text"] = sms.choose(parts["sms"]["text"])
     parts["slack"]["colour"] = slack.COLOURS[story.severity] if story.firing else slack.RESOLVED_COLOUR
     return parts

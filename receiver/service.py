@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from receiver import fallback, messages, notice, routing
+from receiver import fallback, notice, routing
 from receiver.alertmanager import InvalidPayloadError, parse
 from receiver.audiences import routing as routing_of
 from receiver.audiences import warnings as odd
@@ -19,6 +19,7 @@ from receiver.channels.sms import Sms
 from receiver.delivery import RetryPolicy, Workers
 from receiver.firing import Alertmanager, Firing, Unreachable, firing
 from receiver.heartbeat import Watch
+from receiver.messages import Templates
 from receiver.metrics import Metrics
 from receiver.notice import Notice, Posted
 from receiver.outbox import Accepted, Addition, Claim, Outbox, new_owner
@@ -193,13 +194,13 @@ class Receiver:
         if accepted.deliveries:
             self._workers.wake()
 
-    def _read_templates(self, settings: ReceiverSettings) -> messages.Templates:
+    def _read_templates(self, settings: ReceiverSettings) -> Templates:
         def failed(channel: str, locale: str, error: Exception) -> None:
             self.metrics.template_failed(channel)
             words = f"{type(error).__name__}: {error}"
             log.error("template failed, the built-in one is used", channel=channel, locale=locale, error=words)
 
-        templates = messages.Templates(settings.templates_dir, failed=failed)
+        templates = Templates(settings.templates_dir, failed=failed)
         templates.prepare()
         return templates
 

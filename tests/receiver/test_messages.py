@@ -17,11 +17,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver import alertmanager, messages
+from receiver import alertmanager, messages, stories
 from receiver.carriers import worded
 from receiver.channels import slack, sms
-from receiver.messages import Digest
 from receiver.notification import Alert, Notification
+from receiver.stories import Digest
 from tests.receiver.making import alert, notification
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -122,7 +122,7 @@ def rendered(
     instead_of: str | None = None,
 ) -> Mapping[str, str]:
     """As the receiver renders it."""
-    story = messages.story(told, locale=locale, zone=SEOUL, digest=digest, instead_of=instead_of)
+    story = stories.story(told, locale=locale, zone=SEOUL, digest=digest, instead_of=instead_of)
     parts = worded(templates, story, channel, locale)
     return parts | {"text": sms.choose(parts["text"])} if channel == "sms" else parts
 
@@ -235,7 +235,7 @@ def test_new_language_is_one_file(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("{% if %}", "Expected an expression, got 'end of statement block'"),
-        ("{{ story.nothing }}", "'receiver.messages.Story object' has no attribute 'nothing'"),
+        ("{{ story.nothing }}", "'receiver.stories.Story object' has no attribute 'nothing'"),
         ("{{ 1 / 0 }}", "division by zero"),
         ("{{ story.at + 1 }}", "unsupported operand"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
@@ -281,7 +281,7 @@ def test_silence_is_of_exactly_what_fires() -> None:
     firing = [alert(labels={"path": 'C:\\ "x"'}), alert("f2", labels={"path": 'C:\\ "x"', "instance": "b"})]
     ended = alert("f3", name="Other", resolved_after=MINUTES)
     told = replace(notification(*firing, ended), external_url="http://alertmanager.example:9093/")
-    url = messages.story(told, locale="ko", zone=SEOUL).silence
+    url = stories.story(told, locale="ko", zone=SEOUL).silence
     address, _, query = url.partition("?filter=")
     assert address == "http://alertmanager.example:9093/#/silences/new"
     assert unquote(query).strip("{}").split(",") == [
@@ -300,19 +300,19 @@ def test_silence_is_of_exactly_what_fires() -> None:
 )
 def test_silence_is_not_offered(alerts: tuple[Alert, ...]) -> None:
     told = replace(notification(*alerts), external_url="http://alertmanager.example:9093")
-    assert messages.story(told, locale="ko", zone=SEOUL).silence == ""
+    assert stories.story(told, locale="ko", zone=SEOUL).silence == ""
 
 
 def test_links_are_those_of_the_readers_language() -> None:
     urls = {"runbook_url": "https://x.example/ko", "runbook_url_en": "https://x.example/en"}
     told = notification(alert(annotations=urls))
-    found = {locale: messages.story(told, locale=locale, zone=SEOUL).runbook for locale in ("ko", "en")}
+    found = {locale: stories.story(told, locale=locale, zone=SEOUL).runbook for locale in ("ko", "en")}
     assert found == {"ko": "https://x.example/ko", "en": "https://x.example/en"}
 
 
 def test_link_that_is_right_for_one_alert_only_stands_beside_it() -> None:
     told = CASES["held_overnight"]
-    assert messages.story(told, locale="ko", zone=SEOUL).runbook == ""
+    assert stories.story(told, locale="ko", zone=SEOUL).runbook == ""
     assert rendered(told, "email")["text"].count("조치 방법: https://docs.example.com") == 1
 
 
@@ -381,7 +381,7 @@ def test_hostile_title_is_one_line(channel: str, part: str) -> None:
 
 def test_no_sign_is_left_in_a_text_for_all_others_being_printable() -> None:
     signs = [chr(number) for number in range(0x10000)]
-    assert [sign for sign in signs if messages.plain(f"a {sign}b", 9) != messages.plain(f"a\n{sign}b", 9)] == []
+    assert [sign for sign in signs if stories.plain(f"a {sign}b", 9) != stories.plain(f"a\n{sign}b", 9)] == []
 
 
 @pytest.mark.parametrize("channel", ["email", "slack", "sms"])
@@ -405,7 +405,7 @@ def test_slack_shows_as_many_alerts_as_fit_and_counts_the_rest() -> None:
 
 
 def test_firing_ones_come_first_and_the_most_urgent_leads() -> None:
-    story = messages.story(
+    story = stories.story(
         notification(
             alert("a", severity="critical", resolved_after=MINUTES),
             alert("b", severity="info"),
@@ -419,7 +419,7 @@ def test_firing_ones_come_first_and_the_most_urgent_leads() -> None:
 
 
 def test_times_are_local() -> None:
-    story = messages.story(notification(), locale="ko", zone=SEOUL)
+    story = stories.story(notification(), locale="ko", zone=SEOUL)
     assert story.at.isoformat() == "2026-01-27T22:00:00+09:00"
 
 
@@ -437,12 +437,12 @@ def test_times_are_local() -> None:
     ],
 )
 def test_only_a_page_is_linked(url: str, kept: bool) -> None:
-    story = messages.story(notification(alert(annotations={"runbook_url": url})), locale="ko", zone=SEOUL)
+    story = stories.story(notification(alert(annotations={"runbook_url": url})), locale="ko", zone=SEOUL)
     assert story.lead.runbook == (url if kept else "")
 
 
 def test_escaping_reaches_every_text_of_a_story() -> None:
-    story = messages.story(hostile("<"), locale="ko", zone=SEOUL)
+    story = stories.story(hostile("<"), locale="ko", zone=SEOUL)
     escaped = messages._escaped(story, slack.escape)
     assert "<" not in "".join(map(str, dataclasses.astuple(escaped)))
 

@@ -207,7 +207,7 @@ def test_check_config_names_the_line_of_a_broken_template(run: Run, tmp_path: Pa
     assert code == 1
     assert any(line.startswith(f"warning: {folder}/ko/slak.text.j2: not used; ") for line in lines)
     assert errors.splitlines() == [
-        f"error: {folder}/ko/slack.text.j2:2: 'receiver.messages.Story object' has no attribute 'nothing'",
+        f"error: {folder}/ko/slack.text.j2:2: 'receiver.stories.Story object' has no attribute 'nothing'",
         f"error: {folder}/ko/sms.text.j2:1: Encountered unknown tag 'endif'.",
     ]
 
