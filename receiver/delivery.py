@@ -227,13 +227,13 @@ class Workers:
             for name, carrier in carriers.items()
             for number, work in enumerate([self._claim_all, *[self._send_all] * carrier.workers])
         ]
-        self._threads.append(undying("lease", self._renew, self._stopping))
+        self._renewing = undying("lease", self._renew, self._stopping)
         self._leases = threading.Lock()
         self._given_back = threading.Event()
 
     def start(self) -> None:
         """Starts every channel's threads."""
-        for thread in self._threads:
+        for thread in (*self._threads, self._renewing):
             thread.start()
 
     def wake(self) -> None:
@@ -249,10 +249,8 @@ class Workers:
 
     def stop(self, *, within: timedelta) -> None:
         """Takes on nothing more, waits for what is being sent, and gives back what is not done in time."""
-        deadline = time.monotonic() + within.total_seconds()
         self.retire()
-        for thread in self._threads[:-1]:  # all but the one that renews leases
-            thread.join(max(0.0, deadline - time.monotonic()))
+        self._join(within)
         begun, untouched = self._begun(), list(self._taken.copy().values())
         if begun:
             log.warning("stopped while sending: to be sent again", deliveries=[claim.id for claim in begun])
@@ -268,10 +266,14 @@ class Workers:
 
     def finish(self, *, within: timedelta) -> None:
         """For those of one notification: waits until there is no more to do, and stops."""
-        deadline = time.monotonic() + within.total_seconds()
-        for thread in self._threads[:-1]:  # all but the one that renews leases
-            thread.join(max(0.0, deadline - time.monotonic()))
+        self._join(within)
         self.stop(within=timedelta(0))
+
+    def _join(self, within: timedelta) -> None:
+        """Waits for those that claim and send; the one that renews leases goes on."""
+        deadline = time.monotonic() + within.total_seconds()
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _claim_all(self, name: str) -> None:
         line = self._lines[name]

@@ -56,7 +56,7 @@ def routes(receiver: Receiver, *, allow_anonymous: bool = False) -> Sequence[Rou
 def is_local(client: str | None, headers: Mapping[str, str]) -> bool:
     """Whether somebody at this machine asks: from loopback, passed on by nobody, by a local name of the host's.
 
-    The name keeps out pages that have their own name point here. `headers` have lower-case names.
+    The name keeps out pages that have their own name point here. `headers` have lower-case names, as ASGI has it.
     """
     if not _is_loopback(client) or any(_FORWARDING.fullmatch(name) for name in headers):
         return False
@@ -201,8 +201,7 @@ def _is_known(request: Request) -> bool:
     """Whether the caller has shown a credential, or sits at this machine."""
     if getattr(request.state, "authenticated", False):
         return True
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    return is_local(request.client.host if request.client is not None else None, headers)
+    return is_local(request.client.host if request.client is not None else None, request.headers)
 
 
 def _refuse_other_sites(request: Request) -> None:
