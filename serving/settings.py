@@ -58,17 +58,15 @@ _PART = re.compile(r"(\d+)(ms|y|w|d|h|m|s)")
 
 
 def parse_duration(value: object) -> object:
-    """A Prometheus duration (`15s`, `1h30m`, `250ms`) or seconds, as a timedelta; anything else raises ValueError."""
+    """A Prometheus duration (`15s`, `1h30m`, `250ms`, 0) as a timedelta; anything else raises ValueError."""
     if isinstance(value, timedelta):
         return value
-    seconds: float = math.nan
-    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?", value):
-        seconds = float(value)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = value
+    seconds: float = math.inf
+    if value in (0, "0") and not isinstance(value, bool):  # no other number goes without its unit, as in Prometheus
+        seconds = 0
     elif isinstance(value, str) and _DURATION.fullmatch(value):
         seconds = sum(int(number) * _UNITS[unit] for number, unit in _PART.findall(value))
-    if not 0 <= seconds <= _LONGEST_SECONDS:
+    if seconds > _LONGEST_SECONDS:
         raise ValueError("write a duration such as 15s, 5m, 2h or 1d")
     return timedelta(seconds=seconds)
 

@@ -150,7 +150,7 @@ def locked(secure: Sandbox, certificate: tuple[Path, Path]) -> Iterator[tuple[Sa
             "ca_file": certificate[0],
             "user": "monitoring",
             "password": SecretStr("mail-secret"),
-            "timeout": 5,
+            "timeout": "5s",
         },
     )
     secure.behave()

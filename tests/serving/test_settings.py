@@ -102,6 +102,9 @@ def test_a_secret_file_that_is_missing_is_named(tmp_path: Path) -> None:
         ),
         ("pause: soon\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
         ("pause: -5\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
+        ("pause: 2\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
+        ("pause: '2'\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
+        ("pause: 0.5\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
         ("pause: .inf\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
         ("pause: .nan\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
         ("pause: 99999999999999999999\n", "settings.yaml:1: pause: write a duration such as 15s, 5m, 2h or 1d"),
@@ -152,9 +155,7 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     assert caught.value.problems == [f"{tmp_path}/none.yaml: cannot be read: No such file or directory"]
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("15s", 15), ("1h30m", 5400), ("250ms", 0.25), ("2d", 172800), ("7", 7), ("0.5", 0.5)]
-)
+@pytest.mark.parametrize(("text", "seconds"), [("15s", 15), ("1h30m", 5400), ("250ms", 0.25), ("2d", 172800), ("0", 0)])
 def test_durations_read_as_in_prometheus(tmp_path: Path, text: str, seconds: float) -> None:
     (tmp_path / "settings.yaml").write_text(f"pause: {text}\n")
     settings = load(Everything, environ={}, config_file=tmp_path / "settings.yaml")
