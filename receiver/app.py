@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 _STATES = ("pending", "held", "retrying", "delivered", "partial", "uncertain", "merged", "suppressed", "failed")
 _MOST_LISTED = 500
+_LARGEST = 2**62  # of the numbers that both databases can be asked for
 _LISTED_ON_PAGE = 30
 _LONGEST_DETAIL = 300
 # Of all bodies that are being read or worked on. What becomes of one in Python is some ten times its size, so the
@@ -216,7 +217,8 @@ class _Doors:
 
     def notification(self, request: Request) -> Response:
         zone = self._receiver.settings.zone
-        record = self._receiver.outbox.notification(request.path_params["id"])
+        number = request.path_params["id"]
+        record = self._receiver.outbox.notification(number) if number <= _LARGEST else None
         if record is None or record.notification is None:
             raise HTTPException(404, "there is no such notification")
         alerts = [_alert(alert, zone) for alert in record.notification.alerts]
@@ -226,7 +228,7 @@ class _Doors:
         if from_another_site(request.headers):
             raise HTTPException(403, "another site's page asked for this")
         delivery_id = request.path_params["id"]
-        done = self._receiver.retry(delivery_id)
+        done = self._receiver.retry(delivery_id) if delivery_id <= _LARGEST else None
         if done is None:
             raise HTTPException(404, "there is no such delivery")
         if not done:
@@ -276,7 +278,7 @@ def _filter(request: Request) -> Filter:
         state=status if status in _STATES else None,
         severity=_one_of(asked.get("severity"), "severity", SEVERITIES),
         channel=_one_of(asked.get("channel"), "channel", CHANNELS),
-        before=_number(asked.get("before"), "before", 2**62),
+        before=_number(asked.get("before"), "before", _LARGEST),
         limit=_number(asked.get("limit"), "limit", _MOST_LISTED) or 50,
     )
 

@@ -163,6 +163,8 @@ def _problem(error: Any) -> str:
         words = f"unknown field; known are {', '.join(Notice.model_fields)}"
     elif error["type"] == "missing":
         words = "is missing"
+    elif error["type"] == "tuple_type":
+        words = "expected a list, as in [a, b]"
     elif error["type"] == "too_long":
         words = f"at most {error['ctx']['max_length']} of them"
     return f"{place}: {words}"

@@ -234,7 +234,7 @@ def test_permanent_refusal_fails_at_once_and_can_be_put_in_line_again(world: Wor
     assert world.metric('coldchain_receiver_channel_up{channel="slack"}') == 1
 
 
-@pytest.mark.parametrize(("delivery_id", "status"), [(99, 404), (1, 409)])
+@pytest.mark.parametrize(("delivery_id", "status"), [(99, 404), (10**20, 404), (1, 409)])
 def test_only_what_did_not_get_through_can(world: World, delivery_id: int, status: int) -> None:
     world.post(critical())
     world.settled()
@@ -368,8 +368,10 @@ def test_wrong_question_is_422_and_names_the_parameter(world: World, query: str,
     assert (answer.status_code, answer.json()) == (422, {"detail": detail})
 
 
-def test_unknown_notification_is_404(world: World) -> None:
-    assert world.client.get("/api/v1/notifications/7").status_code == 404
+@pytest.mark.parametrize("number", [7, 10**20])
+def test_unknown_notification_is_404(world: World, number: int) -> None:
+    answer = world.client.get(f"/api/v1/notifications/{number}")
+    assert (answer.status_code, answer.json()) == (404, {"detail": "there is no such notification"})
 
 
 def test_page_shows_channels_and_outcomes_with_masked_recipients(world: World) -> None:

@@ -152,6 +152,7 @@ def test_quiet_hours_hold_it_unless_it_is_a_test() -> None:
         ({"level": "urgent"}, "level: Input should be 'info', 'warning' or 'critical'"),
         ({"category": "x"}, "category: Input should be 'system', 'database', 'business' or 'monitoring'"),
         ({"channels": ["fax"]}, "channels.0: Input should be 'email', 'slack' or 'sms'"),
+        ({"channels": "slack"}, "channels: expected a list, as in [a, b]"),
         ({"channels": []}, "channels: name at least one channel, or leave it out: the level decides then"),
         ({"email_recipients": ["x"]}, "email_recipients: number 1 is no mail address such as admin@example.com"),
         (
