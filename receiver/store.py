@@ -50,6 +50,11 @@ def read_url(value: str) -> URL:
         url = make_url(value)
     except ArgumentError:
         raise ValueError("write a URL such as sqlite:///receiver.db or postgresql://user:password@host/name") from None
+    except ValueError:
+        # its words would repeat a part of the URL, perhaps of the password
+        raise ValueError("is the port a number, and is each of @ : / ? # % in the password percent-encoded?") from None
+    if url.port is not None and not 0 < url.port < 65536:
+        raise ValueError("the port is a number from 1 to 65535")
     if url.drivername in ("postgres", "postgresql"):
         url = url.set(drivername="postgresql+psycopg")
     if url.drivername not in ("sqlite", "postgresql+psycopg"):

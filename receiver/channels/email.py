@@ -40,6 +40,14 @@ def _addresses(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
+def _host(value: str | None) -> str | None:
+    if value is not None and re.search(r"[\s/@]|^[^:]*:[^:]*$", value):
+        raise ValueError(
+            "expected the server's name alone, such as smtp.gmail.com: its port goes into port (SMTP_PORT)"
+        )
+    return value
+
+
 def _sender(value: str | None) -> str | None:
     if value is not None and not _ADDRESS.fullmatch(parseaddr(value)[1]):
         raise ValueError("expected a mail address such as noreply@example.com or Monitoring <noreply@example.com>")
@@ -52,7 +60,7 @@ Addresses = Annotated[CommaSeparated, AfterValidator(_addresses)]
 class EmailSettings(Settings):
     """Off without `host`."""
 
-    host: Annotated[str | None, Env("SMTP_HOST")] = None
+    host: Annotated[str | None, Env("SMTP_HOST"), AfterValidator(_host)] = None
     port: Annotated[int, Env("SMTP_PORT"), Field(ge=1, le=65535)] = 587
     user: Annotated[str | None, Env("SMTP_USER")] = None
     password: Annotated[SecretStr | None, Env("SMTP_PASSWORD")] = None

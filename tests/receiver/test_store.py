@@ -402,6 +402,8 @@ def test_error_holds_no_password(tmp_path: Path) -> None:
     [
         ("receiver.db", "write a URL such as"),
         ("mysql://h/d", "mysql is not supported"),
+        ("postgresql://u:p@ss:word@h/d", "is each of @ : / [?] # % in the password percent-encoded"),
+        ("postgresql://u:p@h:99999/d", "the port is a number from 1 to 65535"),
         ("sqlite://", "nothing would survive a restart"),
         ("sqlite:///:memory:", "nothing would survive a restart"),
     ],
