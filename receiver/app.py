@@ -31,7 +31,7 @@ from receiver.notification import SEVERITIES, Alert, masked
 from receiver.outbox import Accepted, DeliveryRecord, Filter, NotificationRecord
 from receiver.service import Receiver
 from receiver.store import StoreUnavailableError
-from receiver.stories import plain
+from receiver.stories import link, plain
 from serving.reload import Reload
 from serving.routes import state_routes
 from serving.sites import from_another_site
@@ -190,7 +190,14 @@ class _Doors:
             heartbeat_is_missing=heartbeat is not None
             and datetime.now(UTC) - heartbeat >= settings.heartbeat.missing_after,
             firing=[
-                {"alert": one.alert, "state": one.state, "title": _title(one.alert), "heard_at": one.heard_at}
+                {
+                    "alert": one.alert,
+                    "state": one.state,
+                    "title": _title(one.alert),
+                    "message": plain(one.alert.annotations.get("description", ""), 200),
+                    "runbook": link(one.alert.annotations.get("runbook_url", "")),
+                    "heard_at": one.heard_at,
+                }
                 for one in firing[:_LISTED_ON_PAGE]
             ],
             firing_count=len(firing),

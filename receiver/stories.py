@@ -12,7 +12,7 @@ from urllib.parse import quote
 from receiver.matchers import Matcher
 from receiver.notification import Alert, Notification, Severity, highest
 
-__all__ = ["Digest", "Entry", "Story", "plain", "story"]
+__all__ = ["Digest", "Entry", "Story", "link", "plain", "story"]
 
 Digest: TypeAlias = Literal["", "held", "gathered"]
 """Why several notifications are one message: held back together, or too many or too late to go singly."""
@@ -184,7 +184,7 @@ def _silence(alertmanager: str, firing: Sequence[Alert]) -> str:
     if "alertname" not in labels:
         return ""  # what else they share is too much to silence
     matchers = ",".join(str(Matcher(name, "=", value)) for name, value in sorted(labels.items()))
-    return _link(f"{alertmanager.rstrip('/')}/#/silences/new?filter={quote(f'{{{matchers}}}', safe='')}")
+    return link(f"{alertmanager.rstrip('/')}/#/silences/new?filter={quote(f'{{{matchers}}}', safe='')}")
 
 
 def _differing(alerts: Sequence[Alert]) -> list[str]:
@@ -209,12 +209,12 @@ def _entry(alert: Alert, differing: Sequence[str], locale: str, zone: tzinfo) ->
         firing=alert.firing,
         at=(alert.ends_at or alert.starts_at).astimezone(zone),
         lasted=max(alert.ends_at - alert.starts_at, timedelta(0)) if alert.ends_at is not None else None,
-        runbook=_link(said("runbook_url")),
-        dashboard=_link(said("dashboard_url")),
-        source=_link(alert.generator_url),
+        runbook=link(said("runbook_url")),
+        dashboard=link(said("dashboard_url")),
+        source=link(alert.generator_url),
     )
 
 
-def _link(url: str) -> str:
+def link(url: str) -> str:
     """The address where it is one that a browser opens as a page, else nothing."""
     return url if len(url) <= 2_000 and _SAFE_LINK.match(url) else ""

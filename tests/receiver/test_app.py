@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -380,10 +381,19 @@ def test_page_shows_channels_and_outcomes_with_masked_recipients(world: World) -
     world.settled()
     answer = world.client.get("/")
     assert answer.headers["cache-control"] == "no-store"
-    for expected in ("배차 대기 주문 많음", "일부 전달", "a***@example.com refused: 550", "전달됨"):
+    for expected in ("배차 대기 주문 많음", "일부 전달", "<small>a***@example.com refused: 550", "전달됨"):
         assert expected in answer.text
     assert "a@example.com" not in answer.text
     assert world.client.get("/static/receiver.css").headers["content-type"].startswith("text/css")
+
+
+def test_page_gives_the_number_by_which_a_failed_delivery_is_tried_again(world: World) -> None:
+    world.sandbox.misbehave(channel="slack", status=404, body="no_service")
+    world.post(critical())
+    world.settled()
+    page = world.client.get("/").text
+    assert re.findall(r"<small>발송 번호 (\d+)</small>", page) == [str(world.deliveries()["slack"]["id"])]
+    assert "<small>default: Slack answered 404 no_service</small>" in page
 
 
 @pytest.mark.parametrize(("missing_after", "said"), [("1h", False), ("1ms", True)])

@@ -248,6 +248,27 @@ def test_what_fires_is_listed_for_programs_and_for_people(sandbox: Sandbox, tmp_
         assert "Alertmanager에 확인하지 않은 목록입니다 (ALERTMANAGER_URL 설정 없음)." in page
 
 
+def test_page_tells_alerts_of_one_title_apart_and_leads_to_what_to_do(sandbox: Sandbox, tmp_path: Path) -> None:
+    runbook = "https://docs.example.com/runbooks/ko/ColdChainDiskHigh.md"
+    disk = {"summary": "디스크 공간 부족", "runbook_url": runbook}
+    with World(sandbox, tmp_path / "receiver.db") as world:
+        world.post(
+            body(
+                [
+                    payload_alert("f1", annotations=disk | {"description": "/data 사용률이 95%입니다"}),
+                    payload_alert("f2", annotations=disk | {"description": "/backup 사용률이 97%입니다"}),
+                    payload_alert("f3", annotations={"description": "<b>", "runbook_url": "javascript:alert(1)"}),
+                ]
+            )
+        )
+        page = world.client.get("/").text
+        assert "<small>/data 사용률이 95%입니다</small>" in page
+        assert "<small>/backup 사용률이 97%입니다</small>" in page
+        assert page.count(f'<a href="{runbook}">조치 방법</a>') == 2
+        assert "<small>&lt;b&gt;</small>" in page
+        assert "javascript:" not in page
+
+
 def test_door_does_not_wait_for_an_alertmanager_that_does_not_answer(sandbox: Sandbox, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
