@@ -17,7 +17,7 @@ from exporter.databases import DatabaseError, Failure
 from exporter.families import Family
 from exporter.outages import Outages
 from exporter.periods import OFF, Desk, Question
-from exporter.snapshot import Board, Snapshot, SourceState
+from exporter.snapshot import HANGING_SECONDS, HANGS_HINT, Board, Snapshot, SourceState
 from exporter.sources import Plan, Source
 
 __all__ = ["Collector", "next_interval"]
@@ -27,11 +27,8 @@ log = structlog.get_logger(__name__)
 SHARE_OF_TIME = 0.1
 """The most of its time that a source may spend in the database."""
 
-HANGING_SECONDS = 1.0
-"""Past its time-out by more than this, a look was waiting for a frozen server and not loading it."""
-
 HANGS = "no answer within the time-out, which the server itself should have kept"
-HANGS_HINT = "is it frozen, or the network dead? this look is waited for, and no second one begun behind it"
+WAITED_FOR = f"{HANGS_HINT} this look is waited for, and no second one begun behind it"
 
 PROCESS_SECONDS = 5.0
 """How often the figures of this process are read."""
@@ -154,7 +151,7 @@ class Collector:
                 if state.overdue_at is not None and now >= state.overdue_at + HANGING_SECONDS:
                     worker = self._workers.get(state.name)
                     database = worker is not None and worker.plan.database is not None
-                    self._outages.failed(state.name, HANGS, HANGS_HINT, connection=database)
+                    self._outages.failed(state.name, HANGS, WAITED_FOR, connection=database)
             if now >= refreshed + PROCESS_SECONDS:
                 refreshed = now
                 self._show_process(tuple(self._process()))
@@ -324,7 +321,7 @@ class _Worker:
         ended = time.monotonic()
         hung = ended - started > self.plan.timeout + HANGING_SECONDS
         if hung:  # even if it has found something after all: that tells of the past
-            failure = DatabaseError(HANGS, Failure.UNREACHABLE, HANGS_HINT)
+            failure = DatabaseError(HANGS, Failure.UNREACHABLE, WAITED_FOR)
         return _Attempt(moment, started, ended, families, failure, hung)
 
     def _change(self, change: Callable[[SourceState], SourceState]) -> None:

@@ -14,6 +14,11 @@ from exporter.settings import ExporterSettings
 
 __all__ = ["Board", "Snapshot", "SourceState"]
 
+HANGING_SECONDS = 1.0
+"""Past its time-out by more than this, a look was waiting for a frozen server and not loading it."""
+
+HANGS_HINT = "is it frozen, or the network dead?"
+
 WITHHELD_WHEN_DOWN = frozenset({"database"})
 """Sources whose last figure says nothing while they fail."""
 
@@ -65,7 +70,7 @@ class SourceState:
     def failure(self, now: float) -> tuple[str, str] | None:
         """The error of the last look, or of the one that hangs, and what to do about it; None where there is none."""
         if self.overdue_at is not None and now >= self.overdue_at:
-            return "no answer within the time-out", ""
+            return "no answer within the time-out", HANGS_HINT if now >= self.overdue_at + HANGING_SECONDS else ""
         return None if self.error is None else (self.error, self.hint)
 
     def trouble(self, now: float) -> str | None:

@@ -71,7 +71,10 @@ _HINTS = (
     ),
     (r"database .* does not exist|Unknown database", "check the database's name in DATABASE_URL"),
     (r"resolve|translate host name|Name or service|nodename", "check the host's name in DATABASE_URL"),
-    (r"timed out|timeout|unreachable|No route", "is the host right, and does a firewall let this machine through?"),
+    (
+        r"timed out|timeout|unreachable|No route",
+        "is the host right, does a firewall let this machine through, or is the server frozen?",
+    ),
     (r"too many|connection slots", "the server has no connection left; this one asks for five at most"),
     (
         r"starting up|shutting down|recovery|terminat|closed the connection|Lost connection|gone away",

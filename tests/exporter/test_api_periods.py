@@ -211,7 +211,10 @@ def test_callers_share_one_question_and_its_answer_for_a_while() -> None:
     [
         (None, "the source is switched off"),
         (replace(STATES["orders"], error="locked", hint="by whom?"), "locked (by whom?)"),
-        (replace(STATES["orders"], running_since=90.0), "no answer within the time-out"),
+        (
+            replace(STATES["orders"], running_since=90.0),
+            "no answer within the time-out (is it frozen, or the network dead?)",
+        ),
     ],
 )
 def test_a_source_that_is_off_or_fails_is_not_asked(state: Any, error: str) -> None:

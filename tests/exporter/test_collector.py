@@ -209,7 +209,9 @@ def test_a_reload_begins_no_look_behind_one_that_hangs_at_the_same_database(boar
         for number, successor in enumerate(successors):
             collector.exchange([plan("database", successor, basis=f"{number + 1}")], max_age=5)
             assert up(board) == {"database": False}
-            assert board.snapshot.states["database"].trouble(time.monotonic()) == "no answer within the time-out"
+            assert board.snapshot.states["database"].trouble(time.monotonic()) == (
+                "no answer within the time-out (is it frozen, or the network dead?)"
+            )
         names = ["source database"] * 2  # the one that hangs, and the one that waits for it
         until(lambda: [t.name for t in threading.enumerate() if t.name == names[0]] == names, "the others have ended")
         assert [successor.looks for successor in successors] == [0, 0, 0]

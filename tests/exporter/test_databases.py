@@ -132,7 +132,7 @@ def test_a_refused_connection_is_told_with_address_and_hint(scheme: str) -> None
 def test_a_host_that_does_not_answer_is_given_up(scheme: str, unreachable: int) -> None:
     error = failure(f"{scheme}://u:secret@127.0.0.1:{unreachable}/dispatch")
     assert error.failure is Failure.UNREACHABLE
-    assert error.hint == "is the host right, and does a firewall let this machine through?"
+    assert error.hint == "is the host right, does a firewall let this machine through, or is the server frozen?"
 
 
 def test_a_server_that_says_nothing_is_given_up(silent: int) -> None:
@@ -250,7 +250,7 @@ def test_a_host_that_is_unroutable_is_told_once_and_holds_nothing_up(tmp_path: P
         until(lambda: exporter.value("process_cpu_seconds_total") != cpu, "some seconds have passed")
         (line,) = exporter.warnings()
         assert 'msg="database unreachable"' in line
-        assert "is the host right, and does a firewall let this machine through?" in line
+        assert "is the host right, does a firewall let this machine through, or is the server frozen?" in line
         assert exporter.end(signal.SIGTERM, seconds=2) == 0
 
 

@@ -359,6 +359,9 @@ def test_a_probe_that_hangs_is_an_unreachable_database_from_its_time_out_on() ->
     assert statuses(of, now=NOW + 4.9) == ("healthy",) * 4
     assert statuses(of, now=NOW + 5) == ("unhealthy", "unhealthy", "healthy", "healthy")
     assert health(of, NOW + 5)["checks"]["database"]["error"] == "no answer within the time-out"
+    assert health(of, NOW + 6)["checks"]["database"]["error"] == (
+        "no answer within the time-out (is it frozen, or the network dead?)"
+    )
 
 
 def test_a_slow_database_says_so() -> None:

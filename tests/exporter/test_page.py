@@ -29,6 +29,11 @@ def test_a_source_that_hangs_is_given_no_hint_of_an_earlier_failure() -> None:
     assert (found.up, found.error, found.hint) == (False, "no answer within the time-out", "")
 
 
+def test_a_source_that_hangs_past_its_time_out_says_what_to_look_at() -> None:
+    found = row(SourceState("orders", 15, 5, duration=0.25, running_since=50), 56)
+    assert (found.error, found.hint) == ("no answer within the time-out", "is it frozen, or the network dead?")
+
+
 def test_a_source_that_works_says_nothing_more() -> None:
     found = row(SourceState("orders", 15, 5, duration=0.25), 50)
     assert (found.up, found.error, found.hint, found.age) == (True, None, "", None)
