@@ -47,6 +47,8 @@ class Program:
     ready: Callable[[], bool]
     what: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    after: str = ""
+    """The program that must be ready before this one is started."""
 
 
 def main() -> int:
@@ -148,6 +150,7 @@ def _exporter(options: argparse.Namespace, state: Path, environ: Mapping[str, st
         partial(_answers, f"http://127.0.0.1:{options.exporter_port}/-/ready"),
         "exporter: metrics of host, database and business",
         {} if real_database else {"DATABASE_URL": f"sqlite:///{state / 'company.db'}"},
+        after="" if real_database else "company",  # else its first looks find no tables
     )
 
 
@@ -289,6 +292,10 @@ class Supervisor:
             raise TypeError("supervisord gave no list of programs")
         return {info["name"]: (info["statename"], info["description"]) for info in found}
 
+    def start(self, name: str) -> None:
+        """Starts a program that waits for another."""
+        self._proxy.supervisor.startProcess(name, False)
+
 
 @contextlib.contextmanager
 def _supervised(state: Path, programs: list[Program]) -> Iterator[Supervisor]:
@@ -310,6 +317,7 @@ def _supervised(state: Path, programs: list[Program]) -> Iterator[Supervisor]:
             "command": " ".join(_quoted(part) for part in program.command),
             "directory": _quoted_percent(str(Path.cwd())),
             "environment": ",".join(f'{k}="{_quoted_percent(v)}"' for k, v in program.environment.items()),
+            "autostart": "false" if program.after else "true",
             "redirect_stderr": "true",
             "stdout_logfile": str(state / "log" / f"{program.name}.log"),
             "stdout_logfile_maxbytes": "10MB",
@@ -366,7 +374,9 @@ def _wait_until_ready(programs: list[Program], supervisor: Supervisor, state: Pa
     while waiting:
         states = supervisor.states()
         for program in list(waiting.values()):
-            if states[program.name][0] == "RUNNING" and program.ready():
+            if states[program.name][0] == "STOPPED" and program.after not in waiting:
+                supervisor.start(program.name)
+            elif states[program.name][0] == "RUNNING" and program.ready():
                 print(f"  ready: {program.name}", flush=True)
                 del waiting[program.name]
             elif states[program.name][0] == "FATAL" or time.monotonic() > deadline:

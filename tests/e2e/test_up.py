@@ -84,6 +84,11 @@ def test_an_incident_reaches_the_sandbox_and_ctrl_c_leaves_nothing(tmp_path: Pat
             assert f"http://localhost:{ports[name]} " in log.read_text()
 
         assert f"make incident STATE={state} " in log.read_text()
+        metrics = httpx.get(f"http://127.0.0.1:{ports['exporter']}/metrics", trust_env=False).text
+        up_now = re.findall(r'^coldchain_source_up\{source="(\w+)"\} (\S+)$', metrics, re.MULTILINE)
+        assert dict(up_now) == dict.fromkeys(
+            ("host", "database", "orders", "dispatches", "vehicles", "vehicle_temperature"), "1.0"
+        )
 
         asked("incident", state)
         with Client(f"http://127.0.0.1:{ports['sandbox']}") as sandbox:
