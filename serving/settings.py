@@ -277,7 +277,8 @@ def _plain(node: yaml.Node, path: Location, layers: _Layers, place: Callable[[ya
             layers.problems.append(f"{place(key_node)}: {name} is given twice")
         layers.origins[(*path, name)] = place(key_node)
         if file_of_secret:
-            result[name] = _read_secret(layers, Path(str(value_node.value)), f"{place(key_node)}: {name}_file")
+            whole = ".".join(map(str, (*path, f"{name}_file")))
+            result[name] = _read_secret(layers, Path(str(value_node.value)), f"{place(key_node)}: {whole}")
         else:
             inner = fields[name].annotation if name in fields else _element(annotation)
             result[name] = _plain(value_node, (*path, name), layers, place, inner)
@@ -316,7 +317,7 @@ _MESSAGES = {
 def _describe(problem: Any, layers: _Layers, model: type[BaseModel]) -> str:
     # pydantic puts marks of its own (a union's member, a function's name) into loc; people know only the fields
     location = tuple(part for part in problem["loc"] if not (isinstance(part, str) and re.search(r"[\[\]()]", part)))
-    name = ".".join(str(part) for part in location) or "settings"
+    name = ".".join(str(part) for part in location)
     message = _MESSAGES.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     if problem["type"] == "extra_forbidden":
         owner: Any = model
@@ -326,4 +327,4 @@ def _describe(problem: Any, layers: _Layers, model: type[BaseModel]) -> str:
         inner = _nested(owner)
         allowed = f"; allowed here: {', '.join(sorted(_keys(inner)))}" if inner is not None else ""
         message = f"unknown setting{allowed}"
-    return f"{layers.origin(location)}: {name}: {message}"
+    return ": ".join([layers.origin(location), *([name] if name else []), message])

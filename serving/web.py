@@ -110,7 +110,7 @@ def read(path: Path) -> WebConfig:
         try:
             _context(config.tls_server_config or tls)
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError([f"{path}: tls_server_config: {error.strerror or error}"]) from None
+            raise ConfigError([f"{path}: tls_server_config: {_words(error)}"]) from None
     return config
 
 
@@ -161,7 +161,7 @@ class ServedTls(ssl.SSLContext):
                 self.renew(self._tls)
                 log.info("certificate read again", file=str(self._tls.cert_file))
             except (OSError, ssl.SSLError) as error:
-                log.warning("certificate refused, the old one stays", error=error.strerror or str(error))
+                log.warning("certificate refused, the old one stays", error=_words(error))
         return self._in_force.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
@@ -177,10 +177,18 @@ def _fingerprint(tls: TlsServer) -> list[tuple[int, int, int] | None]:
     return found
 
 
+def _words(error: OSError | ssl.SSLError) -> str:
+    words = error.strerror or str(error)
+    return f"cannot read {error.filename}: {words}" if error.filename else words
+
+
 def _context(tls: TlsServer) -> ssl.SSLContext:
     """Raises OSError or ssl.SSLError where a file is missing or does not fit."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}[tls.min_version]
+    for file in (tls.cert_file, tls.key_file, tls.client_ca_file):
+        if file is not None:
+            file.open("rb").close()  # OpenSSL's own words would not name it
     context.load_cert_chain(tls.cert_file, tls.key_file)
     if tls.client_ca_file is not None:
         context.load_verify_locations(tls.client_ca_file)

@@ -122,6 +122,15 @@ def test_report_needs_days_to_be_sent_on(tmp_path: Path) -> None:
     assert str(caught.value) == f"{file}:1: report.days: must name at least one"
 
 
+def test_report_without_recipients_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "receiver.yaml").write_text("report: {at: [08:00]}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(environ={}, config_file=tmp_path / "receiver.yaml", dotenv=None)
+    assert caught.value.problems == [
+        "settings: report.at is given, but neither report.to nor email.to (ALERT_EMAIL_TO)"
+    ]
+
+
 def test_shipped_file_names_every_variable() -> None:
     shipped = (Path(__file__).parents[2] / "deploy" / "receiver" / "receiver.yaml").read_text(encoding="utf-8")
     assert [name for name in environment_names(ReceiverSettings) if name not in shipped] == []

@@ -210,7 +210,10 @@ def test_a_request_that_does_not_arrive_in_time_is_cut_off(start: Start, sent: b
     [
         ("http_server_config: {http2: true}\n", "web.yml:1: http_server_config: unknown setting; allowed here:"),
         ("tls_server_config:\n  cert_file: a\n", "web.yml:1: tls_server_config.key_file: Field required"),
-        ("tls_server_config:\n  cert_file: a\n  key_file: b\n", "web.yml: tls_server_config: No such file"),
+        (
+            "tls_server_config:\n  cert_file: /dev/null\n  key_file: /none/tls.key\n",
+            "web.yml: tls_server_config: cannot read /none/tls.key: No such file or directory",
+        ),
         ("basic_auth_users:\n  duty: geheim\n", "web.yml:2: basic_auth_users.duty: expected a bcrypt hash"),
         # of a hash's length, and what the library would refuse at each login
         (f"basic_auth_users:\n  duty: $2b$10${'!' * 53}\n", "web.yml:2: basic_auth_users.duty: expected a bcrypt hash"),

@@ -86,7 +86,13 @@ def test_a_secret_is_read_from_the_file_that_the_settings_name(tmp_path: Path) -
     assert settings.mail.password == SecretStr("geheim")
 
 
-def test_a_secret_file_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_a_secret_file_that_is_missing_is_named_with_its_setting(tmp_path: Path) -> None:
+    assert problems(tmp_path, f"mail:\n  password_file: {tmp_path}/none\n") == [
+        "settings.yaml:2: mail.password_file: cannot read none: No such file or directory"
+    ]
+
+
+def test_a_secret_file_of_the_environment_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(Everything, environ={"MAIL_PASSWORD_FILE": f"{tmp_path}/none"})
     assert caught.value.problems == [f"MAIL_PASSWORD_FILE: cannot read {tmp_path}/none: No such file or directory"]
