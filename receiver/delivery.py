@@ -393,12 +393,15 @@ class Workers:
         self._let_go(sent.claim, line)
 
     def _wait_noted(self, sent: _Sent, line: _Line) -> None:
+        told = ""
         while True:
             try:
                 return sent.noted.result()
             except StoreUnavailableError as error:
                 # What was sent must be noted, or it is sent again: so this worker does nothing else.
-                log.warning("outcome not noted yet", delivery=sent.claim.id, error=str(error))
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("outcome not noted yet", delivery=sent.claim.id, error=told)
                 if self._stopping.wait(_STORE_PAUSE_SECONDS):
                     raise
                 sent.noted = self._put_down(sent.claim, sent.settlement, sent.at, line)
