@@ -276,18 +276,27 @@ def _vehicles() -> Panels:
 
 def _temperatures() -> Panels:
     now = series("coldchain_vehicle_temperature_celsius")
+    last = series("instance_plate_compartment:coldchain_vehicle_temperature_celsius:last1h")
+    heard = series("instance_plate_compartment:coldchain_vehicle_temperature_timestamp_seconds:last1h")
+    expected = series("coldchain_vehicle_temperature_expected")
     low = series("coldchain_vehicle_temperature_min_celsius")
     high = series("coldchain_vehicle_temperature_max_celsius")
-    age = f"time() - {series('coldchain_vehicle_temperature_timestamp_seconds')}"
     of_vehicle = "on (job, instance, plate) group_left ()"
     margin = (
         "min by (plate, compartment) (\n"
-        f'  label_replace(-1 * ({now} - {of_vehicle} {high}), "limit", "max", "", "")\n'
+        f'  label_replace(-1 * ({last} - {of_vehicle} {high}), "limit", "max", "", "")\n'
         "  or\n"
-        f'  label_replace({now} - {of_vehicle} {low}, "limit", "min", "", "")\n'
+        f'  label_replace({last} - {of_vehicle} {low}, "limit", "min", "", "")\n'
         ")"
     )
     nearest = f"bottomk(20, {margin})"
+    # as the rule has it, but for the first minutes of a trip
+    silent = (
+        "max by (plate, compartment) (\n"
+        f"  time() - {heard} >= {SILENT:.0f}\n  and on (job, instance, plate) {expected}\n"
+        f"  or\n  {SILENT:.0f} * {expected}\n  unless on (job, instance, plate) {heard}\n"
+        ")"
+    )
     plate = 'plate="$plate"'
     return (
         stat_panel(
@@ -302,8 +311,8 @@ def _temperatures() -> Panels:
         ),
         stat_panel(
             "무응답 센서",
-            "15분 넘게 온도를 보내지 않은 차량 수입니다.",
-            target(f"count({age} >= {SILENT:.0f}) or vector(0)", instant=True),
+            "운행 중인 차량에서 15분 넘게 온도를 보내지 않은 센서 수입니다.",
+            target(f"count({silent}) or vector(0)", instant=True),
             unit=COUNT,
             size=(8, 4),
             steps=[(None, GREEN), (1, ORANGE)],
@@ -312,8 +321,9 @@ def _temperatures() -> Panels:
         ),
         stat_panel(
             "온도를 보내는 차량",
-            "마지막 온도가 있는 차량 수입니다.",
-            target(f"count(count by (plate) ({now}))", instant=True),
+            "최근 1시간 안에 온도를 보낸 차량 수와, 운행 중이어서 보내야 하는 차량 수입니다.",
+            target(f"count(count by (plate) ({now}))", "보낸 차량", instant=True),
+            target(f"count(count by (plate) ({expected}))", "보내야 하는 차량", instant=True),
             unit=COUNT,
             size=(8, 4),
             graph=False,
@@ -337,7 +347,7 @@ def _temperatures() -> Panels:
             "허용 한계에 가까운 적재함",
             "허용 상한이나 하한까지의 여유가 가장 적은 20칸입니다. 여유가 0보다 작으면 범위를 벗어난 것입니다.",
             target(nearest, table=True),
-            target(f"max by (plate, compartment) ({now})\n  and\n{nearest}", table=True),
+            target(f"max by (plate, compartment) ({last})\n  and\n{nearest}", table=True),
             unit="celsius",
             size=(12, 9),
             sort="여유",
@@ -346,4 +356,24 @@ def _temperatures() -> Panels:
         .with_transformation(
             columns({"plate": "차량", "compartment": "적재함", "Value #B": "온도", "Value #A": "여유"}, hidden=["Time"])
         ),
+        table_panel(
+            "무응답 센서 목록",
+            "값이 끊긴 지 오래된 순서입니다. 적재함이 비어 있으면 한 번도 값을 보낸 적이 없는 차량입니다.",
+            target(silent, table=True),
+            target(f"max by (plate, compartment) ({last})\n  and\n{silent}", table=True),
+            unit="s",
+            size=(24, 7),
+            sort="무응답",
+            descending=True,
+            no_value="없음",
+            runbooks=["ColdChainTemperatureSensorSilent"],
+        )
+        .with_transformation(merged())
+        .with_transformation(
+            columns(
+                {"plate": "차량", "compartment": "적재함", "Value #A": "무응답", "Value #B": "마지막 온도"},
+                hidden=["Time"],
+            )
+        )
+        .override_by_name("마지막 온도", [change("unit", "celsius"), change("decimals", 1)]),
     )

@@ -102,7 +102,8 @@ SERIES: dict[str, dict[str, frozenset[str]]] = {
     "coldchain_vehicle_temperature_celsius": {"plate": ANY, "compartment": ANY},
     "coldchain_vehicle_temperature_min_celsius": {"plate": ANY},
     "coldchain_vehicle_temperature_max_celsius": {"plate": ANY},
-    "coldchain_vehicle_temperature_timestamp_seconds": {"plate": ANY},
+    "coldchain_vehicle_temperature_timestamp_seconds": {"plate": ANY, "compartment": ANY},
+    "coldchain_vehicle_temperature_expected": {"plate": ANY},
     "coldchain_receiver_webhooks_total": {
         "result": frozenset({"accepted", "duplicate", "invalid", "unauthorized", "unavailable"}),
     },

@@ -32,3 +32,12 @@ def recorded(paths: list[Path]) -> dict[str, dict[str, frozenset[str]]]:
     """The recorded series with their labels, which the level in front of a name says: instance_mountpoint:…"""
     names = [rule["record"] for rule in rules(paths) if "record" in rule]
     return {name: dict.fromkeys(name.partition(":")[0].split("_"), frozenset[str]()) for name in names}
+
+
+PROMETHEUS_OWN = {
+    "ALERTS": {
+        "alertname": frozenset(str(rule["alert"]) for rule in alerts(RULE_FILES)),
+        "alertstate": frozenset({"pending", "firing"}),
+    }
+}
+"""What Prometheus makes of the rules by itself."""

@@ -195,9 +195,9 @@ def running(tmp_path: Path, tool: Tool, hook: Webhook) -> Iterator[Alertmanager]
             ],
         ),
         (
-            of("ColdChainTemperatureSensorSilent", "warning", "business", plate="서울12가3456"),
+            of("ColdChainTemperatureSensorSilent", "warning", "business", plate="서울12가3456", compartment="a"),
+            [],
             [of("ColdChainTemperatureOutOfRange", "critical", "business", plate="서울12가3456", compartment="a")],
-            [of("ColdChainTemperatureOutOfRange", "info", "business", plate="서울34나5678", compartment="a")],
         ),
     ],
     ids=lambda value: value["alertname"] if isinstance(value, dict) else "",

@@ -14,6 +14,7 @@ from tests.deploy.files import (
     DEPLOY,
     NODE_RULE_FILES,
     PROMETHEUS,
+    PROMETHEUS_OWN,
     RULE_FILES,
     alerts,
     document,
@@ -120,7 +121,7 @@ def test_a_missing_threshold_is_noticed_for_each_pair() -> None:
 
 
 def test_rules_use_only_series_and_labels_that_exist() -> None:
-    known = {**SERIES, **recorded(RULE_FILES)}
+    known = {**SERIES, **PROMETHEUS_OWN, **recorded(RULE_FILES)}
     assert problems([rule["expr"] for rule in rules(RULE_FILES)], known) == []
     node = {**known, **NODE_SERIES, **recorded(NODE_RULE_FILES)}
     assert problems([rule["expr"] for rule in rules(NODE_RULE_FILES)], node) == []
@@ -128,7 +129,7 @@ def test_rules_use_only_series_and_labels_that_exist() -> None:
 
 def test_annotations_use_only_labels_that_the_expression_leaves() -> None:
     # The labels that a rule adds are not among $labels, so a name in a text that only the rule adds comes out empty.
-    known = {**SERIES, **NODE_SERIES, **recorded(ALL_RULE_FILES)}
+    known = {**SERIES, **NODE_SERIES, **PROMETHEUS_OWN, **recorded(ALL_RULE_FILES)}
     for rule in ALL_ALERTS:
         used = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
         selected = [known[selector.metric] for selector in parse(rule["expr"]).selectors]

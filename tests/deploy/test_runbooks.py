@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.contract import ALERTS, SERIES
-from tests.deploy.files import RULE_FILES, RUNBOOKS, alerts, recorded
+from tests.deploy.files import PROMETHEUS_OWN, RULE_FILES, RUNBOOKS, recorded
 from tests.deploy.promql import problems
 
 HEADINGS = {
@@ -15,7 +15,6 @@ HEADINGS = {
 }
 COMMANDS = "README.md"  # where the pages' commands are run, and as whom
 PAGES = sorted(path for path in RUNBOOKS.glob("*/*.md") if path.name != COMMANDS)
-PROMETHEUS_OWN = {"ALERTS": {"alertname": frozenset(rule["alert"] for rule in alerts(RULE_FILES))}}
 
 
 def page_name(path: Path) -> str:

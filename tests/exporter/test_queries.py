@@ -272,24 +272,31 @@ def write(database: PostgreSQL | MariaDB | SQLite, moment: datetime, zone: ZoneI
 
 def fill(database: PostgreSQL | MariaDB | SQLite, zone: ZoneInfo) -> None:
     fleet = [
-        ("서울12가3456", "IN_USE", "-25", "-18"), ("부산34나5678", "IN_USE", "NULL", "8"),
-        ("PARKED", "AVAILABLE", "0", "8"), ("SILENT", "IN_USE", "0", "8"), ("BY-PLATE", "IN_USE", "0", "NULL"),
+        ("서울12가3456", "IN_USE", "true", "-25", "-18"), ("부산34나5678", "IN_USE", "true", "NULL", "8"),
+        ("PARKED", "AVAILABLE", "true", "0", "8"), ("SILENT", "IN_USE", "true", "NULL", "8"),
+        ("BY-PLATE", "IN_USE", "true", "0", "NULL"), ("DEAD", "IN_USE", "true", "2", "8"),
+        ("AMBIENT", "IN_USE", "true", "NULL", "NULL"), ("SOLD", "IN_USE", "false", "0", "8"),
+        ("BROKEN", "MAINTENANCE", "true", "0", "8"), ("RANGELESS", "IN_USE", "true", "NULL", "NULL"),
     ]  # fmt: skip
-    for number, (plate, status, low, high) in enumerate(fleet, 1):
+    for number, (plate, status, active, low, high) in enumerate(fleet, 1):
         database.execute(
             "INSERT INTO vehicles (id, code, plate_number, vehicle_type, status, is_active, min_temp_celsius, "
-            f"max_temp_celsius) VALUES ({number}, 'V{number}', '{plate}', 'DUAL', '{status}', true, {low}, {high})"
+            f"max_temp_celsius) VALUES ({number}, 'V{number}', '{plate}', 'DUAL', '{status}', {active}, {low}, {high})"
         )
     readings: list[tuple[str, str, str, str, timedelta]] = [
         ("1", "NULL", "-20", "-21", timedelta(minutes=5)),
         ("1", "NULL", "-19.5", "-17.25", timedelta(minutes=1)),  # the latest, though others came in later
         ("1", "NULL", "-10", "-10", timedelta(minutes=2)),
+        ("1", "NULL", "-19", "NULL", timedelta(seconds=20)),  # one compartment's sensor is dead
         ("1", "NULL", "99", "99", timedelta(minutes=-3)),  # a clock that is ahead
         ("2", "'부산34나5678'", "4", "NULL", timedelta(seconds=30)),  # one compartment
         ("2", "'부산34나5678'", "3", "NULL", timedelta(seconds=30)),  # twice at once: the warmer counts
         ("3", "NULL", "20", "20", timedelta(minutes=1)),  # parked
-        ("4", "NULL", "5", "5", timedelta(hours=6, seconds=1)),  # longer ago than the example looks back
-        ("NULL", "'BY-PLATE'", "NULL", "2", timedelta(hours=5, minutes=59)),
+        ("4", "NULL", "5", "5", timedelta(hours=1, seconds=1)),  # longer ago than the example looks back
+        ("NULL", "'BY-PLATE'", "NULL", "2", timedelta(minutes=59)),
+        ("6", "NULL", "NULL", "NULL", timedelta(seconds=30)),  # the unit lives, its sensors do not
+        ("7", "NULL", "NULL", "NULL", timedelta(seconds=30)),
+        ("10", "NULL", "NULL", "18", timedelta(minutes=1)),
         ("NULL", "'NOBODYS'", "1", "1", timedelta(minutes=1)),
         ("NULL", "NULL", "1", "1", timedelta(minutes=1)),
     ]
@@ -313,24 +320,53 @@ def test_the_temperature_example_finds_each_vehicles_latest_reading(
         "coldchain_vehicle_temperature_celsius": (
             ("plate", "compartment"),
             {
-                ("서울12가3456", "a"): -19.5, ("서울12가3456", "b"): -17.25,
+                ("서울12가3456", "a"): -19.0, ("서울12가3456", "b"): -17.25,
                 ("부산34나5678", "a"): 4.0,
                 ("BY-PLATE", "b"): 2.0,
+                ("RANGELESS", "b"): 18.0,
             },
         ),
-        "coldchain_vehicle_temperature_min_celsius": (("plate",), {("서울12가3456",): -25.0, ("BY-PLATE",): 0.0}),
-        "coldchain_vehicle_temperature_max_celsius": (("plate",), {("서울12가3456",): -18.0, ("부산34나5678",): 8.0}),
         "coldchain_vehicle_temperature_timestamp_seconds": (
+            ("plate", "compartment"),
+            {
+                ("서울12가3456", "a"): now - 20, ("서울12가3456", "b"): now - 60,
+                ("부산34나5678", "a"): now - 30,
+                ("BY-PLATE", "b"): now - 59 * 60,
+                ("RANGELESS", "b"): now - 60,
+            },
+        ),
+        "coldchain_vehicle_temperature_min_celsius": (
+            ("plate",), {("서울12가3456",): -25.0, ("BY-PLATE",): 0.0, ("DEAD",): 2.0},
+        ),
+        "coldchain_vehicle_temperature_max_celsius": (
+            ("plate",), {("서울12가3456",): -18.0, ("부산34나5678",): 8.0, ("SILENT",): 8.0, ("DEAD",): 8.0},
+        ),
+        # neither parked, in the workshop nor sold; with a range, or known to have a sensor
+        "coldchain_vehicle_temperature_expected": (
             ("plate",),
-            {("서울12가3456",): now - 60, ("부산34나5678",): now - 30, ("BY-PLATE",): now - 5 * 3600 - 59 * 60},
+            {(plate,): 1.0 for plate in ("서울12가3456", "부산34나5678", "SILENT", "BY-PLATE", "DEAD", "RANGELESS")},
         ),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)  # the one that keeps NaN
+def test_a_reading_that_is_no_number_is_none(database: PostgreSQL) -> None:
+    fill(database, ZoneInfo("UTC"))
+    database.execute(
+        "INSERT INTO vehicle_temperature_logs (vehicle_id, tid_id, temperature_a, temperature_b, created_at) "
+        f"VALUES (1, 'TID', 'NaN', -20, {write(database, NOW, ZoneInfo('UTC'))})"
+    )
+    example = source(database.url)
+    celsius, read_at, *_ = example.collect(NOW, 5)
+    example.close()
+    assert {compartment: celsius.samples["서울12가3456", compartment] for compartment in "ab"} == {"a": -19, "b": -20}
+    assert read_at.samples["서울12가3456", "a"] == NOW.timestamp() - 20
 
 
 def test_the_temperature_example_reads_recent_rows_by_their_index(database: PostgreSQL | MariaDB | SQLite) -> None:
     fill(database, ZoneInfo("UTC"))
     rows = ", ".join(
-        f"(1, 'TID', 1, 1, {write(database, NOW - timedelta(hours=7, minutes=minute), ZoneInfo('UTC'))})"
+        f"(1, 'TID', 1, 1, {write(database, NOW - timedelta(hours=2, minutes=minute), ZoneInfo('UTC'))})"
         for minute in range(20_000)
     )
     columns = "vehicle_id, tid_id, temperature_a, temperature_b, created_at"
@@ -340,7 +376,7 @@ def test_the_temperature_example_reads_recent_rows_by_their_index(database: Post
     )
     query = load(ExporterSettings, environ={}, config_file=EXAMPLE).queries["vehicle_temperature"]
     statement = sql.text(query.sql, 10)
-    for name, moment in {"since": NOW - timedelta(hours=6), "now": NOW}.items():
+    for name, moment in {"since": NOW - timedelta(hours=1), "now": NOW}.items():
         statement = statement.replace(f":{name}", write(database, moment, ZoneInfo("UTC")))
     explain = {"sqlite": "EXPLAIN QUERY PLAN "}.get(database.kind, "EXPLAIN ")
     plan = "\n".join(str(row) for row in database.execute(explain + statement))

@@ -107,6 +107,7 @@ EMPTY_WHEN_CALM: dict[tuple[str, ...], str] = {
     ("coldchain-dispatch", "온도를 보내는 차량"): "only with the shipped temperature query",
     ("coldchain-dispatch", "적재함 온도: $plate"): "only with the shipped temperature query",
     ("coldchain-dispatch", "허용 한계에 가까운 적재함"): "only with the shipped temperature query",
+    ("coldchain-dispatch", "무응답 센서 목록"): "no sensor is silent",
 } | {
     (uid, name): "no alert fires"
     for uid in ("coldchain-overview", "coldchain-dispatch", "coldchain-host", "coldchain-delivery")

@@ -37,6 +37,7 @@ CALM = {
     "coldchain_vehicle_temperature_celsius": -19.5,
     "coldchain_vehicle_temperature_min_celsius": -25,
     "coldchain_vehicle_temperature_max_celsius": -18,
+    "coldchain_vehicle_temperature_expected": 1,
     "coldchain_receiver_channel_up": 1,
     "coldchain_receiver_outbox_deliveries": 0,
     "coldchain_receiver_outbox_oldest_seconds": 0,

@@ -229,7 +229,7 @@ def test_constant_lines_are_those_of_the_rules() -> None:
     assert f"outbox_oldest_seconds / 60 > {delivery.OLD / 60:.0f}" in expressions["ColdChainOutboxOld"]
     assert expressions["ColdChainSmsBalanceLow"].endswith(f" < {delivery.BALANCE:.0f}")
     assert f"/ 3600 > {dispatch.STOPPED / 3600:.0f}," in expressions["ColdChainOrdersStopped"]
-    assert f"/ 60 >= {dispatch.SILENT / 60:.0f}," in expressions["ColdChainTemperatureSensorSilent"]
+    assert f"/ 60 >= {dispatch.SILENT / 60:.0f})" in expressions["ColdChainTemperatureSensorSilent"]
 
 
 def test_provisioning_names_what_the_dashboards_need() -> None:
