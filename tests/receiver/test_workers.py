@@ -156,12 +156,12 @@ def test_what_was_sent_is_noted_when_the_store_is_back_and_not_sent_again(
 
 def test_what_cannot_be_noted_is_said_once_and_not_at_each_try(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("receiver.delivery._STORE_PAUSE_SECONDS", 0.01)
-    note, tries = outbox.note, itertools.count()
+    finish, tries = outbox.finish, itertools.count()
 
     def failing(claim: Claim, settlement: Settlement, *, now: datetime) -> Future[None]:
-        return note(claim, settlement, now=now) if next(tries) >= 5 else unavailable()
+        return finish(claim, settlement, now=now) if next(tries) >= 5 else unavailable()
 
-    monkeypatch.setattr(outbox, "note", failing)
+    monkeypatch.setattr(outbox, "finish", failing)
     with structlog.testing.capture_logs() as lines, delivering(outbox, Taking(), 1) as outcomes:
         until(lambda: outcomes.states, "it is noted")
     told = [(line["delivery"], line["error"]) for line in lines if line["event"] == "outcome not noted yet"]
