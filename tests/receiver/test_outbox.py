@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from receiver.accepting import accept_all
 from receiver.notification import Notification
-from receiver.outbox import Accepted, Addition, Claim, Filter, Outbox, Settlement
+from receiver.outbox import Accepted, Addition, Asked, Claim, Filter, Outbox, Settlement
 from receiver.routing import planner
 from receiver.store import Store
 from receiver.tables import alerts
@@ -28,8 +28,8 @@ def add(outbox: Outbox, told: Notification | None = None, *, at: timedelta = tim
     return outbox.add(told, planner(told, ROUTING, NOW + at), now=NOW + at, dedup_window=WINDOW, give_up_after=DAY)
 
 
-def add_together(store: Store, told: Sequence[Notification]) -> list[Accepted]:
-    """Stores them in one transaction."""
+def add_together(store: Store, told: Sequence[Notification], asked: Asked | None = None) -> list[Accepted]:
+    """Stores them in one transaction; `asked`: by the same request each."""
     additions = [
         Addition.of(
             one,
@@ -38,7 +38,7 @@ def add_together(store: Store, told: Sequence[Notification]) -> list[Accepted]:
             dedup_window=WINDOW,
             give_up_after=DAY,
             source="alertmanager",
-            asked=None,
+            asked=asked,
         )
         for one in told
     ]
@@ -82,6 +82,13 @@ def test_beginning_and_end_taken_in_together_reach_the_same_readers(store: Store
     first, last = notification(alert()), notification(alert(resolved_after=MINUTE))
     answers = add_together(store, [first, last])
     assert [one.deliveries for one in answers] == [3, 3]
+
+
+def test_same_request_twice_in_what_is_taken_in_together_is_one_notification(outbox: Outbox, store: Store) -> None:
+    told = [notification(alert("f1"), group_key="a"), notification(alert("f2"), group_key="b")]
+    answers = add_together(store, told, Asked.of("order-17", "digest"))
+    assert answers == [Accepted(1, 3, duplicate=False), Accepted(1, 0, duplicate=True)]
+    assert [record.group_key for record in outbox.history(Filter())] == ["a"]
 
 
 def test_same_body_within_the_window_is_a_duplicate(outbox: Outbox) -> None:

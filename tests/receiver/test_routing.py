@@ -106,9 +106,10 @@ def test_resolved_is_not_sent_by_a_channel_that_is_off_by_now() -> None:
     assert [delivery.to for delivery in planned] == [SLACK]
 
 
-def test_sms_is_not_told_of_the_end_where_that_is_switched_off() -> None:
+def test_sms_is_told_of_the_beginning_alone_where_its_end_is_switched_off() -> None:
     resolved = alert(resolved_after=MINUTE)
     routing = replace(ROUTING, silent_when_resolved=frozenset({"sms"}))
+    assert [delivery.to for delivery in plan(notification(alert()), routing, {}, NOW)] == [EMAIL, SMS, SLACK]
     planned = plan(notification(resolved), routing, {identity(resolved): [EMAIL, SMS]}, NOW)
     assert [delivery.to for delivery in planned] == [EMAIL]
 
@@ -116,7 +117,11 @@ def test_sms_is_not_told_of_the_end_where_that_is_switched_off() -> None:
 def test_firing_and_resolved_of_the_same_readers_are_one_message() -> None:
     resolved = alert("a", severity="warning", resolved_after=MINUTE)
     earlier: Earlier = {identity(resolved): [EMAIL, SLACK]}
-    assert told(resolved, alert("b", severity="warning"), earlier=earlier) == {"email": (0, 1), "slack": (0, 1)}
+    planned = plan(notification(resolved, alert("b", severity="warning")), ROUTING, earlier, NOW)
+    assert [(one.to.channel, one.positions, one.firing) for one in planned] == [
+        ("email", (0, 1), True),
+        ("slack", (0, 1), True),
+    ]
 
 
 def only(*, recipients: dict[str, tuple[str, ...]], off: set[str] | None = None) -> Routing:
@@ -166,6 +171,13 @@ def test_route_that_goes_on_leaves_the_alert_to_the_others_too() -> None:
     first = replace(BUSINESS, goes_on=True)
     routing = routed(first, route("routes.1", 'severity="warning"', "admins"))
     assert audiences_of(routing, category="business") == ["dispatchers", "admins"]
+
+
+def test_route_takes_what_all_of_its_matchers_match() -> None:
+    routing = routed(route("routes.0", 'category="business",severity="critical"', "dispatchers"))
+    assert audiences_of(routing, category="business", severity="critical") == ["dispatchers"]
+    assert audiences_of(routing, category="business", severity="warning") == ["admins"]
+    assert audiences_of(routing, category="system", severity="critical") == ["admins"]
 
 
 def test_default_takes_what_no_route_takes() -> None:
@@ -220,6 +232,17 @@ def test_group_off_duty_is_not_told_and_the_default_is(at: str, audience: str) -
     assert audiences_of(routing, datetime.fromisoformat(at)) == [audience]
 
 
+def test_group_off_duty_is_named_once_beside_those_that_are_told() -> None:
+    night = group("night-shift", NIGHT)
+    first = route("routes.0", 'severity="warning"', "night-shift", goes_on=True)
+    routing = routed(
+        first, route("routes.1", 'category="system"', "admins", "night-shift"), groups=[group("admins"), night]
+    )
+    taken = Moment(routing, morning(28)).take(alert(severity="warning"))
+    assert [receipt.audience for receipt in taken.receipts] == ["admins", "admins"]
+    assert taken.off_duty == ("night-shift",)
+
+
 def test_group_off_duty_is_told_of_the_end_of_what_it_was_told_of() -> None:
     groups = [group("admins"), group("night-shift", NIGHT)]
     routing = routed(route("routes.0", 'severity="warning"', "night-shift"), groups=groups)
@@ -272,9 +295,12 @@ def test_quiet_hours_may_be_those_of_one_channel() -> None:
     assert planned_at("2026-01-27T23:00", rule) == {"email": Quiet("quiet.0", morning(28)), "slack": None}
 
 
-def test_quiet_hours_may_be_those_of_one_group() -> None:
-    rule = replace(QUIET_NIGHT, audiences=frozenset({"dispatchers"}))
-    assert planned_at("2026-01-27T23:00", rule) == {"email": None, "slack": None}
+@pytest.mark.parametrize(
+    ("audience", "waits"), [("dispatchers", None), ("admins", Quiet("quiet.0", morning(28)))], ids=["other", "own"]
+)
+def test_quiet_hours_may_be_those_of_one_group(audience: str, waits: Quiet | None) -> None:
+    rule = replace(QUIET_NIGHT, audiences=frozenset({audience}))
+    assert planned_at("2026-01-27T23:00", rule) == {"email": waits, "slack": waits}
 
 
 def test_quiet_hours_may_suppress() -> None:
@@ -282,10 +308,11 @@ def test_quiet_hours_may_suppress() -> None:
     assert planned_at("2026-01-27T23:00", replace(QUIET_NIGHT, hold=False)) == {"email": never, "slack": never}
 
 
-def test_what_is_held_waits_for_the_end_of_all_quiet_times_that_follow() -> None:
+@pytest.mark.parametrize(("at", "first"), [("2026-01-30T23:00", "quiet.0"), ("2026-02-01T12:00", "quiet.1")])
+def test_what_is_held_waits_for_the_end_of_all_quiet_times_that_follow(at: str, first: str) -> None:
     weekend = replace(QUIET_NIGHT, name="quiet.1", schedule=WEEKEND)
-    waits = Quiet("quiet.0", datetime(2026, 2, 2, 7, 0, tzinfo=SEOUL))  # Friday night until Monday morning
-    assert planned_at("2026-01-30T23:00", QUIET_NIGHT, weekend) == {"email": waits, "slack": waits}
+    waits = Quiet(first, datetime(2026, 2, 2, 7, 0, tzinfo=SEOUL))  # Friday night, or Sunday noon, until Monday morning
+    assert planned_at(at, QUIET_NIGHT, weekend) == {"email": waits, "slack": waits}
 
 
 def test_first_quiet_rule_in_force_decides() -> None:

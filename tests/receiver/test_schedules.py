@@ -137,14 +137,29 @@ def test_day_that_is_none_is_refused(value: str) -> None:
         ("09:00-18:00", (540, 1080)),
         ("22:00-7:00", (1320, 1860)),
         ("00:00-24:00", (0, 1440)),
-        ("9:30 - 10:00", (570, 600)),
+        ("9:30 - 10:45", (570, 645)),
+        (" 09:00-18:00 ", (540, 1080)),
     ],
 )
 def test_hours_are_read(value: str, minutes: tuple[int, int]) -> None:
     assert parse_hours(value) == minutes
 
 
-@pytest.mark.parametrize("value", ["9-18", "09:00", "09:60-10:00", "24:00-07:00", "08:00-25:00", "09:00-09:00", ""])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "9-18",
+        "09:00",
+        "09:60-11:00",
+        "09:00-10:60",
+        "24:00-07:00",
+        "08:00-25:00",
+        "08:00-24:01",
+        "09:00-09:00",
+        "09:00-12:00, 13:00-18:00",
+        "",
+    ],
+)
 def test_hours_that_are_none_are_refused(value: str) -> None:
     with pytest.raises(ValueError, match="write hours such as 09:00-18:00"):
         parse_hours(value)

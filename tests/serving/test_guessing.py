@@ -109,13 +109,36 @@ def test_what_is_remembered_is_bounded_and_the_latest_failures_stay(monkeypatch:
         made = world.guessing(monkeypatch)
         for number in range(100):
             await made.attempt(f"192.0.2.{number}", answer(False))
-        await made.attempt("192.0.2.99", answer(False))
+        await made.attempt("192.0.2.90", answer(False))  # the oldest of those that are left is the latest now
         await made.attempt("192.0.2.0", answer(False))
         await made.attempt("192.0.2.200", answer(True))
+        for number in (92, 90, 91):
+            await made.attempt(f"192.0.2.{number}", answer(False))
         return len(made._guessers)
 
     assert asyncio.run(story()) == 10
-    assert world.pauses[100:] == [0.4, 0.2]
+    assert world.pauses[100:] == [0.4, 0.2, 0.4, 0.8, 0.2]
+
+
+def test_who_is_being_looked_at_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guessing, "ADDRESSES", 1)
+    world = World()
+
+    async def story() -> list[bool]:
+        made, gate = world.guessing(monkeypatch), asyncio.Event()
+
+        async def fits() -> bool:
+            await gate.wait()
+            return False
+
+        slow = asyncio.create_task(made.attempt("192.0.2.1", fits))
+        await asyncio.sleep(0)
+        found = [await made.attempt("192.0.2.2", answer(False))]
+        gate.set()
+        return [*found, await slow, await made.attempt("192.0.2.1", answer(False))]
+
+    assert asyncio.run(story()) == [False, False, False]
+    assert world.pauses == [0.2, 0.2, 0.4]
 
 
 def test_the_end_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
