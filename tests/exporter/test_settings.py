@@ -60,6 +60,14 @@ def test_the_example_says_every_setting_with_its_default() -> None:
             "thresholds: {ColdChainCpuHigh: {warning: 0.95}}",
             "thresholds.ColdChainCpuHigh: warning (0.95) is above critical",
         ),
+        (
+            "thresholds: {ColdChainOrdersWaiting: {warning: -1}}",
+            "thresholds.ColdChainOrdersWaiting.warning: a number from",
+        ),
+        (
+            "thresholds: {ColdChainDatabaseSlow: {critical: .inf}}",
+            "thresholds.ColdChainDatabaseSlow.critical: a number from 0 on, or off",
+        ),
         ("thresholds: {ColdChainOrdersWaiting: {critical: 5}}", "thresholds.ColdChainOrdersWaiting.critical: unknown"),
         ("disk: {exclude_types: '('}", "disk.exclude_types: not a regular expression"),
         ("orders_waiting_after: 0s", "orders_waiting_after: must be longer than nothing"),
@@ -84,7 +92,7 @@ def test_the_database_url_may_come_from_a_file(tmp_path: Path) -> None:
     assert found.get_secret_value() == "sqlite:////srv/dispatch.db"
 
 
-@pytest.mark.parametrize("off", ["off", "null", "false"])
+@pytest.mark.parametrize("off", ["off", '"off"', "null", "false"])
 def test_a_limit_that_is_off_is_never_passed(tmp_path: Path, off: str) -> None:
     text = f"thresholds:\n  ColdChainCpuHigh: {off}\n  ColdChainDiskHigh: {{warning: {off}}}\n"
     text += f"  ColdChainVehicleUtilizationLow: {off}\n"
@@ -114,6 +122,13 @@ def test_limits_are_the_contracts_where_none_are_given() -> None:
 def test_one_limit_given_leaves_the_other_as_it_was(tmp_path: Path) -> None:
     found = settings("thresholds: {ColdChainDiskHigh: {warning: 0.85}}", tmp_path).thresholds.ColdChainDiskHigh
     assert (found.warning, found.critical) == (0.85, 0.9)
+
+
+def test_limit_may_be_nothing_and_a_warning_as_high_as_the_critical_one(tmp_path: Path) -> None:
+    text = "thresholds: {ColdChainOrdersWaiting: {warning: 0}, ColdChainCpuHigh: {warning: 0.9, critical: 0.9}}"
+    found = settings(text, tmp_path).thresholds
+    assert found.ColdChainOrdersWaiting.warning == 0
+    assert (found.ColdChainCpuHigh.warning, found.ColdChainCpuHigh.critical) == (0.9, 0.9)
 
 
 def test_sources_take_the_defaults_unless_they_say_otherwise(tmp_path: Path) -> None:

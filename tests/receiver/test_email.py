@@ -182,9 +182,12 @@ def test_mail_never_travels_in_the_clear_when_starttls_is_not_offered(locked: tu
     assert sandbox.messages("smtp") == []
 
 
-def test_certificate_of_an_unknown_authority_is_refused(locked: tuple[Sandbox, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+def test_certificate_of_an_unknown_authority_is_refused(locked: tuple[Sandbox, dict[str, Any]], tls: str) -> None:
     sandbox, asked = locked
-    outcome = send(email_settings(sandbox, **asked | {"ca_file": None}))
+    assert sandbox.smtps is not None
+    host, port = sandbox.smtps if tls == "implicit" else sandbox.smtp
+    outcome = send(email_settings(sandbox, **asked | {"tls": tls, "host": host, "port": port, "ca_file": None}))
     assert isinstance(outcome, DeliveryError)
     assert str(outcome) == "connection to the mail server failed: certificate refused: self-signed certificate"
     assert sandbox.messages("smtp") == []

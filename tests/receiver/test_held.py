@@ -65,6 +65,12 @@ def test_next_look_is_when_the_quiet_time_ends(outbox: Outbox) -> None:
     assert outbox.next_due("email") == NOW + MORNING
 
 
+def test_next_look_is_for_the_critical_one_that_is_to_be_sent_at_night(outbox: Outbox) -> None:
+    add(outbox, notification(WARNING))
+    add(outbox, notification(alert("other", severity="critical"), group_key="other"), at=HOUR)
+    assert outbox.next_due("email") == NOW + HOUR
+
+
 def test_critical_alert_does_not_wait_behind_what_is_held_of_its_group(outbox: Outbox) -> None:
     add(outbox, notification(WARNING))
     add(outbox, notification(WARNING, alert("f2", severity="critical")), at=HOUR)

@@ -225,10 +225,11 @@ def test_most_urgent_goes_first_then_the_oldest(outbox: Outbox) -> None:
     assert order == [3, 5, 2, 4, 1]
 
 
-def test_group_keeps_its_order(outbox: Outbox) -> None:
+@pytest.mark.parametrize("severity", ["info", "warning"])
+def test_group_keeps_its_order(outbox: Outbox, severity: str) -> None:
     add(outbox, notification(alert(severity="info")))
     (first,) = claim(outbox, "slack", at=MINUTE)
-    add(outbox, notification(alert(severity="info", resolved_after=MINUTE)), at=MINUTE)
+    add(outbox, notification(alert(severity=severity, resolved_after=MINUTE)), at=MINUTE)
     assert claim(outbox, "slack", at=MINUTE) == []
     finish(outbox, first)
     (second,) = claim(outbox, "slack", at=MINUTE)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from deploy.demo.sandbox import Sandbox
+from receiver.channels import DeliveryError
 from receiver.channels.slack import Slack, SlackSettings, escape, fits
 from tests.receiver.sending import attempt, message, slack_settings
 
@@ -42,9 +43,11 @@ def test_resolved_is_green(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("headline", "text", "length", "end"),
     [
+        ("가" * 150, "t", (150, 1), "가"),
         ("가" * 151, "t", (150, 1), "가…"),
         ("h", "가" * 3_001, (1, 3_000), "가…"),
         ("h", "가" * 2_997 + "&amp;", (1, 2_998), "가…"),  # not within an escaped character
+        ("h", "&lt;" + "가" * 2_993 + "&amp;", (1, 2_998), "가…"),
         ("h", "가" * 2_994 + "&amp;가가", (1, 3_000), "&amp;…"),
     ],
 )
@@ -67,7 +70,9 @@ def test_only_three_characters_are_escaped() -> None:
 def test_unknown_hook_is_refused_without_a_call(sandbox: Sandbox) -> None:
     outcome = attempt(Slack(slack_settings(sandbox)), message(), ["other"])
     assert isinstance(outcome, dict)
-    assert str(outcome["other"]) == "Slack hook other is not configured"
+    error = outcome["other"]
+    assert isinstance(error, DeliveryError)
+    assert (str(error), error.permanent) == ("Slack hook other is not configured", True)
     assert sandbox.calls("slack") == []
 
 

@@ -9,6 +9,7 @@ import pytest
 from deploy.demo.sandbox import Sandbox
 from receiver.channels import DeliveryError, Doubt
 from receiver.channels.sms import Balance, Sms, SmsSettings, byte_length, choose, normalised, sendable
+from receiver.digest import Rate
 from tests.receiver.sending import NUMBERS, attempt, message, sms_settings, taken
 
 
@@ -157,6 +158,13 @@ def test_same_words_for_another_alert_are_another_message(sandbox: Sandbox) -> N
     assert len(sandbox.messages("aligo")) == 2 * len(NUMBERS)
 
 
+def test_same_words_to_fewer_numbers_are_another_message(sandbox: Sandbox) -> None:
+    channel, before = Sms(sms_settings(sandbox)), now()
+    attempt(channel, message(sms="[위험] 한 사람에게"), NUMBERS[:1])
+    assert taken(attempt(channel, message(sms="[위험] 한 사람에게"), NUMBERS, Doubt(before))) == list(NUMBERS)
+    assert calls(sandbox) == ["send", "list", "send"]
+
+
 def test_same_words_of_yesterday_are_another_message(sandbox: Sandbox) -> None:
     channel = Sms(sms_settings(sandbox))
     attempt(channel, message(sms="[위험] 또"), NUMBERS)
@@ -203,6 +211,21 @@ def test_wrong_key_is_told_in_aligos_words(sandbox: Sandbox) -> None:
         Sms(sms_settings(sandbox, api_key="wrong")).balance()
 
 
+@pytest.mark.parametrize(
+    ("ceiling", "rate"),
+    [({}, Rate(30, timedelta(hours=1), timedelta(minutes=5))), ({"ceiling": 0}, None)],
+    ids=["thirty an hour", "as many as there are"],
+)
+def test_ceiling_of_messages(ceiling: dict[str, int], rate: Rate | None) -> None:
+    assert SmsSettings(**ceiling).rate == rate
+
+
 def test_settings_that_go_together_are_missed_by_name() -> None:
     with pytest.raises(ValueError, match="ALIGO_USER_ID and ALIGO_SENDER missing"):
         SmsSettings(api_key="k")
+
+
+@pytest.mark.parametrize("url", ["apis.aligo.in", "ftp://apis.aligo.in", "https:///send"])
+def test_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"expected an address such as https://apis\.aligo\.in"):
+        SmsSettings(base_url=url)
