@@ -263,7 +263,7 @@ def _plain(node: yaml.Node, path: Location, layers: _Layers, place: Callable[[ya
         return [_plain(item, (*path, index), layers, place, element) for index, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
         return _scalar(node)
-    _SCALARS.flatten_mapping(node)
+    _merge(node)
     model = _nested(annotation)
     fields = model.model_fields if model is not None else {}
     result: dict[str, Any] = {}
@@ -283,6 +283,15 @@ def _plain(node: yaml.Node, path: Location, layers: _Layers, place: Callable[[ya
             inner = fields[name].annotation if name in fields else _element(annotation)
             result[name] = _plain(value_node, (*path, name), layers, place, inner)
     return result
+
+
+def _merge(node: yaml.MappingNode) -> None:
+    """Takes in what the merge key `<<` names; what the mapping says itself takes its place."""
+    own = [pair for pair in node.value if pair[0].tag != "tag:yaml.org,2002:merge"]
+    _SCALARS.flatten_mapping(node)  # puts the others before its own
+    others = {str(key.value): (key, value) for key, value in node.value[: len(node.value) - len(own)]}
+    said = {str(key.value) for key, _ in own}
+    node.value = [*(pair for name, pair in others.items() if name not in said), *own]
 
 
 def _scalar(node: yaml.Node) -> Any:

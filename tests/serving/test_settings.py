@@ -98,6 +98,14 @@ def test_a_secret_file_of_the_environment_that_is_missing_is_named(tmp_path: Pat
     assert caught.value.problems == [f"MAIL_PASSWORD_FILE: cannot read {tmp_path}/none: No such file or directory"]
 
 
+def test_nothing_but_a_secret_is_read_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "host").write_text("mx.example\n")
+    assert load(Everything, environ={"MAIL_HOST_FILE": str(tmp_path / "host")}).mail.host is None
+    assert problems(tmp_path, f"mail:\n  host_file: {tmp_path}/host\n") == [
+        "settings.yaml:2: mail.host_file: unknown setting; allowed here: host, password, port, to"
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -128,6 +136,49 @@ def test_a_secret_file_of_the_environment_that_is_missing_is_named(tmp_path: Pat
 )
 def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
     assert problems(tmp_path, text) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"pause: \xb0\xa1\n", "settings.yaml: not UTF-8 text"),
+        (
+            b"pause: \x01\n",
+            "settings.yaml: not valid YAML: unacceptable character #x0001: special characters are not allowed",
+        ),
+    ],
+    ids=["another encoding", "a control character"],
+)
+def test_a_file_that_is_no_text_is_told(tmp_path: Path, content: bytes, expected: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load(Everything, environ={}, config_file=file)
+    assert [problem.replace(f"{tmp_path}/", "") for problem in caught.value.problems] == [expected]
+
+
+def test_a_merge_key_gives_what_is_not_said_anew(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(
+        "limits:\n"
+        "  one: &one {name: a, wait: 5s}\n"
+        "  two: &two {<<: *one, name: b}\n"
+        "  three: *two\n"
+        "  four: {name: d, <<: [{wait: 6s}, *one]}\n"
+    )
+    assert {
+        name: (one.name, one.wait) for name, one in load(Everything, environ={}, config_file=file).limits.items()
+    } == {
+        "one": ("a", timedelta(seconds=5)),
+        "two": ("b", timedelta(seconds=5)),
+        "three": ("b", timedelta(seconds=5)),
+        "four": ("d", timedelta(seconds=6)),
+    }
+
+
+def test_a_key_given_twice_beside_a_merge_key_is_told(tmp_path: Path) -> None:
+    text = "limits:\n  one: &one {name: a}\n  two: {<<: *one, name: b, name: c}\n"
+    assert problems(tmp_path, text) == ["settings.yaml:3: name is given twice"]
 
 
 def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path) -> None:
