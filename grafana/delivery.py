@@ -15,7 +15,7 @@ from grafana.panels import (
     words_column,
 )
 from grafana.queries import RECEIVER, series, target
-from grafana.words import CHANNELS, GREEN, ORANGE, OUTBOX, OUTCOMES, RED, UP, WEBHOOKS
+from grafana.words import BLUE, CHANNELS, GREEN, ORANGE, OUTBOX, OUTCOMES, PURPLE, RED, UP, WEBHOOKS
 
 HEARTBEAT = 600.0
 """Seconds without a heartbeat, from which the receiver itself raises the alarm."""
@@ -283,7 +283,7 @@ def _messages() -> Panels:
             unit=COUNT,
             size=(24, 7),
             decimals=0,
-            names={"sms": ("단문", "blue"), "lms": ("장문", "purple"), "mms": ("사진", "green")},
+            names={"sms": ("단문", BLUE), "lms": ("장문", PURPLE), "mms": ("사진", GREEN)},
             constant=(BALANCE, ORANGE),
             runbooks=["ColdChainSmsBalanceLow"],
         ),

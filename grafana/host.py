@@ -15,16 +15,28 @@ from grafana.panels import (
     words_column,
 )
 from grafana.queries import CPU, DISK, EXPORTER, MEMORY, SLOW, series, target
-from grafana.words import BLUE, GREEN, ORANGE, RED, SOURCES, UP, Words
+from grafana.words import (
+    BLUE,
+    GREEN,
+    LIGHT_BLUE,
+    LIGHT_PURPLE,
+    ORANGE,
+    PURPLE,
+    RED,
+    SOURCES,
+    UP,
+    YELLOW,
+    Words,
+)
 
 CPU_MODES: Words = {
     "user": ("사용자", BLUE),
-    "system": ("커널", "orange"),
-    "iowait": ("입출력 대기", "red"),
-    "nice": ("낮은 우선순위", "light-blue"),
-    "irq": ("인터럽트", "purple"),
-    "softirq": ("소프트 인터럽트", "light-purple"),
-    "steal": ("빼앗긴 시간", "yellow"),
+    "system": ("커널", ORANGE),
+    "iowait": ("입출력 대기", RED),
+    "nice": ("낮은 우선순위", LIGHT_BLUE),
+    "irq": ("인터럽트", PURPLE),
+    "softirq": ("소프트 인터럽트", LIGHT_PURPLE),
+    "steal": ("빼앗긴 시간", YELLOW),
 }
 TIMES = "coldchain_host_cpu_seconds_total"
 FILESYSTEM = "coldchain_host_filesystem"

@@ -10,7 +10,7 @@ Words = dict[str, tuple[str, str]]
 GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE, GREY, TEXT = (
     "green", "yellow", "orange", "red", "blue", "purple", "#8E8E8E", "text",
 )  # fmt: skip
-LIGHT_BLUE, LIGHT_PURPLE, DARK_RED = "light-blue", "light-purple", "dark-red"
+LIGHT_BLUE, LIGHT_PURPLE = "light-blue", "light-purple"
 NO_DATA = "데이터 없음"
 
 HEALTH: Words = {"0": ("정상", GREEN), "1": ("주의", ORANGE), "2": ("위험", RED)}

@@ -32,6 +32,7 @@ from receiver.outbox import Accepted, DeliveryRecord, Filter, NotificationRecord
 from receiver.service import Receiver
 from receiver.store import StoreUnavailableError
 from receiver.stories import link, plain
+from receiver.tables import OPEN_STATES
 from serving.reload import Reload
 from serving.routes import state_routes
 from serving.sites import from_another_site
@@ -42,7 +43,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-_STATES = ("pending", "held", "retrying", "delivered", "partial", "uncertain", "merged", "suppressed", "failed")
+_STATES = (*OPEN_STATES, "delivered", "partial", "uncertain", "merged", "suppressed", "failed")
 _MOST_LISTED = 500
 _LARGEST = 2**62  # of the numbers that both databases can be asked for
 _LISTED_ON_PAGE = 30
@@ -181,7 +182,7 @@ class _Doors:
                     "name": name,
                     "missing": settings.missing[name],
                     "up": self._receiver.metrics.channel_up(name),
-                    "waiting": sum(counts.get((name, state), 0) for state in ("pending", "held", "retrying")),
+                    "waiting": sum(counts.get((name, state), 0) for state in OPEN_STATES),
                     "failed": counts.get((name, "failed"), 0),
                 }
                 for name in CHANNELS

@@ -296,7 +296,7 @@ def _sqlite(url: URL, patience: int) -> Engine:
 
 def _postgresql(url: URL, patience: int) -> Engine:
     limits = f"-c statement_timeout={_STATEMENT_SECONDS}s -c lock_timeout={patience}s"
-    from receiver.silence import bound  # noqa: PLC0415 - psycopg is there only where PostgreSQL is
+    from receiver.postgresql import bound  # noqa: PLC0415 - psycopg is there only where PostgreSQL is
 
     engine = create_engine(
         url,
