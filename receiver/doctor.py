@@ -22,6 +22,7 @@ from receiver.outbox import Outbox
 from receiver.report import ExporterError
 from receiver.settings import HeartbeatSettings, ReceiverSettings
 from receiver.store import Store, StoreUnavailableError, read_url
+from receiver.tables import REVISION
 from serving import door
 from serving.settings import parse_duration
 
@@ -198,8 +199,8 @@ def _store(settings: ReceiverSettings, clocks: dict[str, timedelta]) -> Finding:
         )
     if condition.revision is None:
         return Finding("store", True, f"{where} can be written; its tables are made at the first start")
-    if condition.revision != condition.newest:
-        older = f"schema {condition.revision}, brought to {condition.newest} at the next start"
+    if condition.revision != REVISION:
+        older = f"schema {condition.revision}, brought to {REVISION} at the next start"
         return Finding("store", True, f"{where} can be written; {older}")
     return Finding("store", True, f"{where} can be written; schema {condition.revision}")
 
@@ -208,7 +209,7 @@ def _heartbeat(settings: ReceiverSettings) -> Finding:
     store = Store(read_url(settings.database_url.get_secret_value()))
     try:
         condition = store.inspect()
-        heard = Outbox(store, "doctor").heartbeat() if condition.revision == condition.newest else None
+        heard = Outbox(store, "doctor").heartbeat() if condition.revision == REVISION else None
     except StoreUnavailableError as error:
         return Finding("heartbeat", False, f"cannot be looked up: {error}.")
     finally:

@@ -66,10 +66,10 @@ def read_url(value: str) -> URL:
 
 @dataclass(frozen=True)
 class Condition:
-    """A database as it was found: the version of its tables and of this program's; None: there are none yet."""
+    """A database as it was found."""
 
     revision: str | None
-    newest: str | None
+    """The version of its tables; None: there are none yet."""
     readable: bool
     """False where a newer version of this program has made them."""
     clock: datetime | None = None
@@ -117,22 +117,20 @@ class Store:
 
     def inspect(self) -> Condition:
         """Tries whether one may write; migrates nothing and makes no file. Raises StoreUnavailableError."""
-        known = _migrations().revisions()
-        newest = known[0]
         if self._file is not None and not self._file.exists():
             if os.access(self._file.parent, os.W_OK | os.X_OK):
-                return Condition(None, newest, readable=True)
+                return Condition(None, readable=True)
             raise StoreUnavailableError(f"{self._file} is not there and cannot be made")
         try:
             with _transaction(self._engine, writes=True) as connection:
                 revision = _revision(connection)
-                writes = "UPDATE alembic_version SET version_num = version_num" if revision == newest else _NEW_TABLE
+                writes = "UPDATE alembic_version SET version_num = version_num" if revision == REVISION else _NEW_TABLE
                 connection.execute(text(writes))
                 clock = connection.execute(text("SELECT now()")).scalar() if self._file is None else None
                 connection.rollback()
         except (SQLAlchemyError, OSError) as error:
             raise self._unavailable(error) from None
-        return Condition(revision, newest, readable=revision is None or revision in known, clock=clock)
+        return Condition(revision, _is_readable(revision), clock)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` in a transaction that it does not write in."""
@@ -318,7 +316,7 @@ def _migrate(engine: Engine) -> None:
         revision = _revision(connection)
     if revision == REVISION:
         return
-    if revision is not None and revision not in _migrations().revisions():
+    if not _is_readable(revision):
         raise OSError(f"its tables are of a newer version (schema {revision}): install that one")
     if engine.dialect.name == "sqlite":
         with _transaction(engine, writes=True) as connection:
@@ -338,6 +336,11 @@ def _revision(connection: Connection) -> str | None:
         return None
     found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     return found
+
+
+def _is_readable(revision: str | None) -> bool:
+    """Whether this version of the program knows tables of that version."""
+    return revision in (None, REVISION) or revision in _migrations().revisions()
 
 
 def _migrations() -> ModuleType:
