@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -35,6 +35,8 @@ Place: TypeAlias = tuple[str | int, ...]
 _SEVERITIES: tuple[DeliveredSeverity, ...] = ("info", "warning", "critical")
 DEFAULT_GROUP = "default"
 """The group of ALERT_EMAIL_TO, ALERT_SMS_TO and SLACK_WEBHOOK_URL, where the file says nothing else of it."""
+
+_RECIPIENTS: Mapping[str, ChannelName] = {"ALERT_EMAIL_TO": "email", "ALERT_SMS_TO": "sms"}
 
 
 def _zone(value: str) -> str:
@@ -211,8 +213,17 @@ class AudienceSettings(Settings):
     @property
     def missing(self) -> dict[str, tuple[str, ...]]:
         """For each channel the variables that it still needs; a channel that lacks any is off."""
-        named = {"ALERT_EMAIL_TO": "email", "ALERT_SMS_TO": "sms"}
-        given = {name for name, channel in named.items() if any(getattr(one, channel) for one in self.groups.values())}
+        groups = self.groups.values()
+        given = {name for name, channel in _RECIPIENTS.items() if any(getattr(one, channel) for one in groups)}
+        return self._lacking(given)
+
+    @property
+    def unable(self) -> dict[str, tuple[str, ...]]:
+        """For each channel the variables without which it can send to nobody at all, whoever is named."""
+        return self._lacking(_RECIPIENTS)
+
+    def _lacking(self, given: Collection[str]) -> dict[str, tuple[str, ...]]:
+        """For each channel the variables that it needs and does not have, `given` ones left out."""
         found = {"email": self.email.missing, "slack": self.slack.missing, "sms": self.sms.missing}
         return {channel: tuple(name for name in names if name not in given) for channel, names in found.items()}
 

@@ -209,13 +209,6 @@ class ReceiverSettings(AudienceSettings):
     notify: NotifySettings = NotifySettings()
     report: ReportSettings = ReportSettings()
 
-    @property
-    def unable(self) -> dict[str, tuple[str, ...]]:
-        """For each channel the variables without which it can send to nobody at all, whoever is named."""
-        recipients = {"ALERT_EMAIL_TO", "ALERT_SMS_TO"}
-        found = {"email": self.email.missing, "slack": self.slack.missing, "sms": self.sms.missing}
-        return {channel: tuple(name for name in names if name not in recipients) for channel, names in found.items()}
-
     @model_validator(mode="after")
     def _report_reaches_somebody(self) -> ReceiverSettings:
         if self.report.at and not (self.report.to or self.email.to):
