@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, exists, insert, or_, select, update
 
 from receiver import alertmanager
 from receiver.notification import HEARTBEAT, SEVERITIES, Alert, Notification
@@ -451,12 +451,14 @@ def _row(new: NewDelivery) -> dict[str, Any]:
 
 def _drop_held(connection: Connection, notification: Notification, now: datetime) -> list[str]:
     """Suppresses what is held of this group and tells only that something began which is over; its channels."""
+    gathered = deliveries.alias("gathered")
     held = connection.execute(
         select(deliveries).where(
             deliveries.c.thread == _thread(notification),
             is_held(deliveries),
             deliveries.c.firing,
             deliveries.c.lease_owner.is_(None),
+            ~exists().where(gathered.c.merged_into == deliveries.c.id),
         )
     ).all()
     if not held:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from receiver import alertmanager
 from receiver.accepting import positions_of
 from receiver.digest import Gathering
-from receiver.gathering import CRITICAL, admit, same_readers
+from receiver.gathering import CRITICAL, admit, merge, same_readers
 from receiver.notification import SEVERITIES, Alert, Notification, Severity
 from receiver.routing import Identity, identity
 from receiver.tables import OPEN_STATES, AnyRow, comes_before, deliveries, is_held, is_open, notifications, recipients
@@ -328,24 +328,25 @@ def _others(connection: Connection, row: AnyRow) -> frozenset[str]:
 
 def _gather(connection: Connection, first: AnyRow, now: datetime) -> int:
     """Merges into the first what is due of everything else held for the same readers; how many."""
+    if first.unanswered_since is not None:  # it may have arrived as it is
+        return 0
     others = connection.execute(
-        select(deliveries.c.id).where(
+        select(deliveries.c.id)
+        .where(
             deliveries.c.channel == first.channel,
             deliveries.c.lane == first.lane,
             deliveries.c.audience == first.audience,
             deliveries.c.locale == first.locale,
             deliveries.c.id != first.id,
             deliveries.c.state == "held",
+            deliveries.c.lease_owner.is_(None),
             deliveries.c.next_attempt_at <= now,
         )
+        .with_for_update(skip_locked=True)
     ).scalars()
     same = same_readers(connection, first.id, others)
-    merged = connection.execute(
-        update(deliveries)
-        .where(deliveries.c.id.in_(same), deliveries.c.state == "held")
-        .values(state="merged", merged_into=first.id, settled_at=now)
-    )
-    return merged.rowcount
+    merge(connection, first, same, now)
+    return len(same)
 
 
 def claims(taken: Taken) -> list[Claim]:

@@ -26,7 +26,7 @@ from receiver.digest import Gathering, Lane
 from receiver.notification import SEVERITIES
 from receiver.tables import AnyRow, comes_before, deliveries, insert_into, is_open, lanes, recipients
 
-__all__ = ["CRITICAL", "admit", "same_readers"]
+__all__ = ["CRITICAL", "admit", "merge", "same_readers"]
 
 CRITICAL = SEVERITIES.index("critical")
 
@@ -89,7 +89,7 @@ def _admit(
     merged: list[int] = []
     if gathering.unanswered or row.unanswered_since is None:
         merged = _others(connection, row, mates, along, gathering, now)
-        _merge(connection, row, merged, now)
+        merge(connection, row, merged, now)
     if lane is not None and gathering.rate is not None:
         _keep(connection, row, digest.note(lane, len(merged), gathering.rate, now))
     return merged
@@ -258,11 +258,25 @@ def _follows_one(name: str, row: AnyRow, which: Callable[[FromClause], ColumnEle
     )
 
 
-def _merge(connection: Connection, row: AnyRow, ids: Sequence[int], now: datetime) -> None:
+def merge(connection: Connection, row: AnyRow, ids: Sequence[int], now: datetime) -> None:
+    """Has the row tell these too: for as long as the youngest may be tried, as urgently as the most urgent."""
     if not ids:
         return
-    last = select(func.max(deliveries.c.give_up_at)).where(deliveries.c.id.in_([row.id, *ids])).scalar_subquery()
-    connection.execute(update(deliveries).where(deliveries.c.id == row.id).values(give_up_at=last))
+    last, urgency = connection.execute(
+        select(
+            func.max(deliveries.c.give_up_at, type_=deliveries.c.give_up_at.type), func.max(deliveries.c.urgency)
+        ).where(deliveries.c.id.in_([row.id, *ids]))
+    ).one()
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id == row.id)
+        .values(
+            give_up_at=last,
+            urgency=urgency,
+            severity=SEVERITIES[urgency],
+            fallback_at=None,  # what joins it may be told by no other channel yet
+        )
+    )
     # what they had gathered themselves comes with them
     connection.execute(update(deliveries).where(deliveries.c.merged_into.in_(ids)).values(merged_into=row.id))
     connection.execute(

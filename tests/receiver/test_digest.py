@@ -303,6 +303,17 @@ def test_gathered_message_survives_its_worker(outbox: Outbox, store: Store) -> N
     assert (again.newly_merged, again.unanswered_since) == (0, NOW + MINUTE)
 
 
+def test_lesser_message_that_takes_a_critical_one_along_is_critical_itself(outbox: Outbox) -> None:
+    add(outbox, notification(alert("lesser", severity="warning")))
+    (lesser,) = claim(outbox, timedelta(0))
+    add(outbox, notification(alert("critical")))
+    (critical,) = claim(outbox, timedelta(0))  # which does not wait for the other
+    finish(outbox, critical, "retrying", next_attempt_at=NOW + 10 * SECOND)
+    finish(outbox, lesser, "retrying", next_attempt_at=NOW + 5 * SECOND)
+    (both,) = claim(outbox, 5 * SECOND)
+    assert (both.id, both.merged, both.severity) == (lesser.id, 1, "critical")
+
+
 def test_message_in_doubt_stays_as_it_is_where_the_peer_can_be_asked(outbox: Outbox) -> None:
     some(outbox, 2, severity="critical")
     asked = Gathering(CALM.rate, unanswered=False)

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from deploy.demo.sandbox import Sandbox
+from receiver.digest import Gathering, Rate
 from receiver.fallback import Rules, Stranded, plan, planner
 from receiver.notification import Notification
 from receiver.outbox import Claim, HandedOver, Outbox, Settlement
@@ -117,11 +118,13 @@ def claim(outbox: Outbox, channel: str, at: timedelta = timedelta(0)) -> list[Cl
     return outbox.claim(channel, now=NOW + at, limit=10)
 
 
-def fail(outbox: Outbox, channel: str, state: str = "failed", at: timedelta = timedelta(0)) -> None:
+def fail(
+    outbox: Outbox, channel: str, state: str = "failed", at: timedelta = timedelta(0), again: timedelta = DAY
+) -> None:
     for one in claim(outbox, channel, at):
         to = "waiting" if state == "retrying" else "refused" if state == "failed" else state
         recipients = {recipient.position: (to, "404 no_service") for recipient in one.recipients}
-        outbox.finish(one, Settlement(state, recipients, next_attempt_at=NOW + DAY), now=NOW + at).result()
+        outbox.finish(one, Settlement(state, recipients, next_attempt_at=NOW + again), now=NOW + at).result()
 
 
 def test_what_failed_for_good_is_told_by_the_next_channel_at_once(outbox: Outbox) -> None:
@@ -222,6 +225,33 @@ def test_messages_that_were_gathered_into_one_stay_one(outbox: Outbox) -> None:
     assert hand_over(outbox, morning) == [HandedOver(1, "slack", "email")]
     (mail,) = claim(outbox, "email", morning)
     assert (mail.merged, [one.fingerprint for one in mail.notification.alerts]) == (1, ["f1", "other"])
+
+
+def test_what_joins_a_message_that_another_channel_tells_already_is_told_there_too(outbox: Outbox) -> None:
+    add(outbox)
+    fail(outbox, "slack", "retrying", again=16 * MINUTE)
+    assert hand_over(outbox, 15 * MINUTE) == [HandedOver(1, "slack", "email")]
+    add(outbox, notification(alert(severity="info"), alert("f2", severity="info")), at=16 * MINUTE)
+    fail(outbox, "slack", "retrying", at=16 * MINUTE)  # both in one message
+    assert hand_over(outbox, 16 * MINUTE) == [HandedOver(1, "slack", "email")]
+    (mail,) = claim(outbox, "email", 16 * MINUTE)
+    assert [one.fingerprint for one in mail.notification.alerts] == ["f1", "f2"]
+    assert hand_over(outbox, DAY) == [HandedOver(2, "email", None)]  # the mail, which Slack carries
+
+
+def test_held_message_that_tells_of_another_group_too_is_sent_though_its_own_alert_is_over(outbox: Outbox) -> None:
+    night = Schedule((Window(hours=(parse_hours("22:00-07:00"),)),), ZoneInfo("Asia/Seoul"))
+    routing = replace(ROUTING, quiet=(QuietRule("quiet.0", night, frozenset({"email"}), frozenset({"info"})),))
+    add(outbox)
+    add(outbox, notification(alert("other", severity="info"), group_key="o"))
+    fail(outbox, "slack", "retrying")
+    (both,) = outbox.claim("slack", now=NOW + DAY, limit=1, gathering=Gathering(Rate(20, MINUTE, MINUTE)))
+    outbox.finish(both, Settlement("failed", {0: ("refused", "404")}), now=NOW + MINUTE)
+    decide = planner(routing, RULES, NOW + MINUTE)
+    outbox.hand_over(decide, now=NOW + MINUTE, after=RULES.after, give_up_after=DAY)
+    add(outbox, notification(alert(severity="info", resolved_after=MINUTE)), at=2 * MINUTE, routing=routing)
+    (mail,) = claim(outbox, "email", timedelta(hours=9))
+    assert {one.fingerprint: one.firing for one in mail.notification.alerts} == {"f1": False, "other": True}
 
 
 def test_test_message_is_not_told_elsewhere(outbox: Outbox) -> None:

@@ -10,6 +10,7 @@ from receiver.notification import Notification
 from receiver.outbox import Accepted, Claim, Filter, Outbox, Settlement
 from receiver.routing import QuietRule, planner
 from receiver.schedules import Schedule, Window, parse_hours
+from receiver.store import Store
 from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, alert, notification
 
 HOUR = timedelta(hours=1)
@@ -19,6 +20,7 @@ NIGHT = QuietRule(
     frozenset({"email"}),
     frozenset({"info", "warning"}),
 )
+LONGER_NIGHT = replace(NIGHT, schedule=Schedule((Window(hours=(parse_hours("22:00-08:00"),)),), ZoneInfo("Asia/Seoul")))
 MORNING = 9 * HOUR  # after NOW
 
 
@@ -104,6 +106,43 @@ def test_worker_that_died_leaves_the_gathered_message_to_another(outbox: Outbox)
     claim(outbox, MORNING)
     (again,) = claim(outbox, MORNING + HOUR)
     assert (again.merged, again.newly_merged, told_by(again)) == (1, 0, {"f1": True, "other": True})
+
+
+def test_gathered_message_of_a_worker_that_died_keeps_what_it_gathered(outbox: Outbox) -> None:
+    add(outbox, notification(WARNING), quiet=LONGER_NIGHT)
+    add(outbox, OTHER)
+    add(outbox, notification(alert("third", severity="warning"), group_key="third"))
+    claim(outbox, MORNING)
+    (late,) = claim(outbox, MORNING + HOUR)
+    outbox.finish(late, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW + MORNING)
+    (again,) = claim(outbox, MORNING + HOUR)
+    assert [told_by(late), told_by(again)] == [{"f1": True}, {"other": True, "third": True}]
+
+
+def test_what_is_given_back_brings_along_what_it_gathered(outbox: Outbox) -> None:
+    add(outbox, notification(WARNING), quiet=LONGER_NIGHT)
+    add(outbox, OTHER)
+    add(outbox, notification(alert("third", severity="warning"), group_key="third"))
+    outbox.release([], claim(outbox, MORNING), now=NOW + MORNING)
+    (one,) = claim(outbox, MORNING + HOUR)
+    assert told_by(one) == {"f1": True, "other": True, "third": True}
+
+
+def test_what_is_being_sent_is_not_gathered_by_another(outbox: Outbox, store: Store) -> None:
+    add(outbox, notification(WARNING), quiet=LONGER_NIGHT)
+    add(outbox, OTHER)
+    (slow,) = claim(outbox, MORNING)
+    outbox.renew([slow.id], now=NOW + MORNING + HOUR)
+    (one,) = claim(Outbox(store, "two"), MORNING + HOUR)
+    assert told_by(one) == {"f1": True}
+
+
+def test_message_in_doubt_gathers_nothing_more(outbox: Outbox) -> None:
+    add(outbox, notification(WARNING))
+    add(outbox, OTHER, quiet=LONGER_NIGHT)
+    claim(outbox, MORNING)
+    (again,) = claim(outbox, MORNING + HOUR)
+    assert (again.unanswered_since, told_by(again)) == (NOW + MORNING, {"f1": True})
 
 
 def test_reminder_of_the_night_is_told_once(outbox: Outbox) -> None:
