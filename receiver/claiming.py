@@ -29,7 +29,17 @@ from receiver.digest import Gathering
 from receiver.gathering import CRITICAL, admit, merge, same_readers
 from receiver.notification import SEVERITIES, Alert, Notification, Severity
 from receiver.routing import Identity, identity
-from receiver.tables import OPEN_STATES, AnyRow, comes_before, deliveries, is_held, is_open, notifications, recipients
+from receiver.tables import (
+    OPEN_STATES,
+    AnyRow,
+    comes_before,
+    deliveries,
+    is_held,
+    is_on_its_way,
+    is_open,
+    notifications,
+    recipients,
+)
 
 __all__ = [
     "Claim",
@@ -228,8 +238,7 @@ def _comes_after_another() -> ColumnElement[bool]:
     has_it = exists().where(recipients.c.delivery_id == earlier.c.id, recipients.c.state == "delivered")
     return exists().where(
         comes_before(earlier),
-        is_open(earlier),
-        earlier.c.state != "held",
+        is_on_its_way(earlier),
         or_(deliveries.c.urgency < CRITICAL, earlier.c.urgency >= deliveries.c.urgency),
         ~has_it,
     )

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from receiver import digest
 from receiver.digest import Gathering, Lane
 from receiver.notification import SEVERITIES
-from receiver.tables import AnyRow, comes_before, deliveries, insert_into, is_open, lanes, recipients
+from receiver.tables import AnyRow, comes_before, deliveries, insert_into, is_on_its_way, is_open, lanes, recipients
 
 __all__ = ["CRITICAL", "admit", "merge", "same_readers"]
 
@@ -139,8 +139,8 @@ def _waits_for_a_digest(connection: Connection, row: AnyRow, now: datetime) -> b
         select(func.max(gathered.c.next_attempt_at, type_=deliveries.c.next_attempt_at.type))
         .join(earlier, earlier.c.merged_into == gathered.c.id)
         .where(
-            is_open(gathered),
-            gathered.c.state != "held",
+            is_on_its_way(gathered),
+            or_(gathered.c.thread != row.thread, gathered.c.id < row.id),  # that one waits for this one
             gathered.c.channel == row.channel,
             gathered.c.audience == row.audience,
             gathered.c.lane == row.lane,

@@ -29,6 +29,7 @@ from sqlalchemy import (
     bindparam,
     func,
     literal_column,
+    or_,
     select,
     text,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "insert_into",
     "is_held",
     "is_lost",
+    "is_on_its_way",
     "is_open",
     "lanes",
     "metadata",
@@ -137,6 +139,11 @@ def is_open(table: FromClause) -> ColumnElement[bool]:
 def is_held(table: FromClause) -> ColumnElement[bool]:
     """As `is_open`."""
     return _is_one_of(table, ("held",))
+
+
+def is_on_its_way(table: FromClause) -> ColumnElement[bool]:
+    """Whether it is open, and waits for the end of no quiet time: one that is being sent does so no longer."""
+    return and_(is_open(table), or_(table.c.state != "held", table.c.lease_owner.is_not(None)))
 
 
 def is_lost(table: FromClause) -> ColumnElement[bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from deploy.demo.sandbox import Sandbox
 from receiver.digest import BY_GROUP, Gathering, Lane, Rate, note, turn
 from receiver.notification import Notification
 from receiver.outbox import Claim, Filter, Outbox, Settlement
-from receiver.routing import planner
+from receiver.routing import PlannedDelivery, Quiet, Receipt, planner
 from receiver.store import Store
 from receiver.tables import deliveries
-from tests.receiver.making import DAY, NOW, ROUTING, WINDOW, alert, body, notification, payload_alert
+from tests.receiver.making import AUDIENCE, DAY, NOW, ROUTING, WINDOW, alert, body, notification, payload_alert
 from tests.receiver.test_process import Process, running
 from tests.waiting import until
 
@@ -312,6 +313,24 @@ def test_lesser_message_that_takes_a_critical_one_along_is_critical_itself(outbo
     finish(outbox, lesser, "retrying", next_attempt_at=NOW + 5 * SECOND)
     (both,) = claim(outbox, 5 * SECOND)
     assert (both.id, both.merged, both.severity) == (lesser.id, 1, "critical")
+
+
+def test_message_that_is_tried_again_by_hand_takes_along_the_later_one_that_waits_for_it(outbox: Outbox) -> None:
+    add(outbox, notification(alert("old", severity="warning")))
+    silenced = Receipt("email", "", "default", "ko", AUDIENCE.recipients["email"])
+    never = PlannedDelivery(silenced, (0,), "critical", firing=True, quiet=Quiet("quiet.0", None))
+
+    def plan(planned: PlannedDelivery, told: Notification) -> None:
+        outbox.add(told, lambda _earlier: [planned], now=NOW, dedup_window=WINDOW, give_up_after=DAY)
+
+    plan(never, notification(alert("silenced")))
+    plan(replace(never, quiet=None), notification(alert("new")))
+    (new,) = claim(outbox, timedelta(0), CALM)
+    assert fingerprints(new) == ["old", "new"]
+    finish(outbox, new, "retrying", next_attempt_at=NOW + MINUTE)
+    (suppressed,) = outbox.history(Filter(state="suppressed"))
+    assert outbox.retry(suppressed.deliveries[0].id, now=NOW, give_up_after=DAY) is True
+    assert [fingerprints(one) for one in claim(outbox, timedelta(0), CALM)] == [["old", "silenced", "new"]]
 
 
 def test_message_in_doubt_stays_as_it_is_where_the_peer_can_be_asked(outbox: Outbox) -> None:

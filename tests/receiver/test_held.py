@@ -145,6 +145,17 @@ def test_message_in_doubt_gathers_nothing_more(outbox: Outbox) -> None:
     assert (again.unanswered_since, told_by(again)) == (NOW + MORNING, {"f1": True})
 
 
+def test_end_waits_for_its_beginning_that_was_held_and_is_being_sent(outbox: Outbox) -> None:
+    add(outbox, notification(WARNING))
+    (beginning,) = claim(outbox, MORNING)
+    add(outbox, notification(alert(severity="warning", resolved_after=MORNING)), at=MORNING)
+    assert claim(outbox, MORNING) == []
+    outbox.finish(
+        beginning, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW + MORNING
+    )
+    assert [told_by(one) for one in claim(outbox, MORNING)] == [{"f1": False}]
+
+
 def test_reminder_of_the_night_is_told_once(outbox: Outbox) -> None:
     add(outbox, notification(WARNING))
     add(outbox, notification(WARNING), at=4 * HOUR)
