@@ -325,11 +325,17 @@ def _told(
         rows = connection.execute(
             select(deliveries).where(deliveries.c.notification_id.in_(some)).order_by(deliveries.c.id)
         ).all()
+        # what another's message tells has reached whom that one has
+        by = {row.id: row.merged_into or row.id for row in rows}
+        states = {row.id: row.state for row in rows}
+        if others := by.values() - states.keys():
+            carriers = select(deliveries.c.id, deliveries.c.state).where(deliveries.c.id.in_(others))
+            states |= {row.id: row.state for row in connection.execute(carriers)}
         addresses: defaultdict[int, list[str]] = defaultdict(list)
         for delivery_id, address in connection.execute(
             select(recipients.c.delivery_id, recipients.c.address)
             .where(
-                recipients.c.delivery_id.in_([row.id for row in rows]),
+                recipients.c.delivery_id.in_(by.values()),
                 recipients.c.state != "refused",
                 recipients.c.address != ERASED,
             )
@@ -337,7 +343,7 @@ def _told(
         ):
             addresses[delivery_id].append(address)
         for row in rows:
-            reached = tuple(addresses[row.id]) if row.state not in _LOST else ()
+            reached = tuple(addresses[by[row.id]]) if states[by[row.id]] not in _LOST else ()
             receipt = Receipt(row.channel, row.lane, row.audience, row.locale, reached) if reached else None
             found[row.notification_id].append((positions_of(row.positions), receipt))
     return found

@@ -315,6 +315,23 @@ def test_lesser_message_that_takes_a_critical_one_along_is_critical_itself(outbo
     assert (both.id, both.merged, both.severity) == (lesser.id, 1, "critical")
 
 
+def test_end_of_what_a_message_told_that_reached_nobody_is_not_told(outbox: Outbox) -> None:
+    begin(outbox, 4)
+    (gathered,) = claim(outbox, MINUTE)
+    finish(outbox, gathered, "failed")
+    add(outbox, notification(alert("f3", severity="warning", resolved_after=MINUTE), group_key="3"), at=2 * MINUTE)
+    assert claim(outbox, 2 * MINUTE) == []
+
+
+def test_end_of_what_a_message_told_goes_to_those_whom_it_reached(outbox: Outbox) -> None:
+    begin(outbox, 4)
+    (gathered,) = claim(outbox, MINUTE)
+    outbox.finish(gathered, Settlement("partial", {0: ("delivered", None), 1: ("refused", "550")}), now=NOW + MINUTE)
+    add(outbox, notification(alert("f3", severity="warning", resolved_after=MINUTE), group_key="3"), at=2 * MINUTE)
+    (over,) = claim(outbox, 2 * MINUTE)
+    assert [one.address for one in over.recipients] == ["a@example.com"]
+
+
 def test_message_that_is_tried_again_by_hand_takes_along_the_later_one_that_waits_for_it(outbox: Outbox) -> None:
     add(outbox, notification(alert("old", severity="warning")))
     silenced = Receipt("email", "", "default", "ko", AUDIENCE.recipients["email"])
