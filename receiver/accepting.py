@@ -203,9 +203,12 @@ def _take_keys(connection: Connection, additions: Sequence[Addition], ids: Seque
         ]
         if not some:
             continue
-        expired = min(one.expired for one, _ in some)
+        times = {
+            "expired": min(one.expired for one, _ in some),
+            "ahead": max(one.now for one, _ in some) + CLOCKS_DIFFER,
+        }
         rows = [
-            {"key": one.key, "notification_id": new, "seen_at": one.now, "expired": expired}
+            {"key": one.key, "notification_id": new, "seen_at": one.now, **times}
             # in one order, so that two processes never wait for each other
             for one, new in sorted(some, key=lambda pair: pair[0].key)
         ]
@@ -228,7 +231,7 @@ def _take(dialect: str, reminder: bool) -> Any:
     return new.on_conflict_do_update(
         index_elements=[seen.c.key],
         set_={"seen_at": new.excluded.seen_at, "notification_id": new.excluded.notification_id},
-        where=None if reminder else seen.c.seen_at <= bindparam("expired"),
+        where=None if reminder else or_(seen.c.seen_at <= bindparam("expired"), seen.c.seen_at > bindparam("ahead")),
     ).returning(seen.c.key)
 
 

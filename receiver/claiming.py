@@ -14,10 +14,12 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    String,
     bindparam,
     case,
     exists,
     func,
+    null,
     or_,
     select,
     update,
@@ -30,6 +32,7 @@ from receiver.gathering import CRITICAL, admit, merge, same_readers
 from receiver.notification import SEVERITIES, Alert, Notification, Severity
 from receiver.routing import Identity, identity
 from receiver.tables import (
+    ERASED,
     OPEN_STATES,
     AnyRow,
     comes_before,
@@ -455,13 +458,21 @@ def finish_all(connection: Connection, finished: Sequence[Finished]) -> list[Non
 
 _SETTLE_RECIPIENT = (
     update(recipients)
-    .where(recipients.c.delivery_id == bindparam("of_delivery"), recipients.c.position == bindparam("at_position"))
+    .where(
+        recipients.c.delivery_id == bindparam("of_delivery"),
+        recipients.c.position == bindparam("at_position"),
+        # what is settled stays so, whoever comes late with less: another receiver's answer, or an erasure
+        or_(recipients.c.state == "waiting", bindparam("new_state", type_=String) == "delivered"),
+    )
     .values(
         state=bindparam("new_state"),
         error=bindparam("new_error"),
         settled_at=bindparam("new_settled_at"),
         reference=bindparam("new_reference"),
     )
+)
+_NAMES_AN_ERASED_ONE = exists().where(
+    recipients.c.delivery_id == bindparam("of_delivery"), recipients.c.address == ERASED
 )
 _SETTLE_DELIVERY = (
     update(deliveries)
@@ -475,7 +486,7 @@ _SETTLE_DELIVERY = (
         attempts=bindparam("new_attempts"),
         next_attempt_at=bindparam("new_next_attempt_at"),
         unanswered_since=bindparam("new_unanswered_since"),
-        error=bindparam("new_error"),
+        error=case((_NAMES_AN_ERASED_ONE, null()), else_=bindparam("new_error")),
         settled_at=bindparam("new_settled_at"),
         lease_owner=None,
         lease_until=None,

@@ -112,6 +112,11 @@ def test_duplicate_does_not_lengthen_the_window(outbox: Outbox) -> None:
     assert add(outbox, at=WINDOW).duplicate is False
 
 
+def test_what_came_before_the_clock_was_set_back_makes_no_duplicate(outbox: Outbox) -> None:
+    add(outbox, at=2 * WINDOW)
+    assert add(outbox).duplicate is False
+
+
 def test_what_alertmanager_calls_a_reminder_is_none(outbox: Outbox) -> None:
     add(outbox)
     assert add(outbox, notification(reason="repeat interval elapsed"), at=MINUTE).duplicate is False
@@ -313,6 +318,20 @@ def test_late_answer_of_a_worker_that_lost_its_lease_spares_the_recipients_a_sec
     finish(two, taken)
 
 
+def test_late_failure_of_a_worker_that_lost_its_lease_makes_no_recipient_unsettled_again(
+    outbox: Outbox, store: Store
+) -> None:
+    add(outbox)
+    (late,) = claim(outbox)
+    two = Outbox(store, "two")
+    (taken,) = claim(two, at=outbox.lease)
+    one_is_full = {0: ("delivered", None), 1: ("waiting", "452")}
+    two.finish(taken, Settlement("retrying", one_is_full, next_attempt_at=NOW + MINUTE), now=NOW + outbox.lease)
+    finish(outbox, late, "retrying", next_attempt_at=NOW + MINUTE)
+    (again,) = claim(two, at=MINUTE)
+    assert [recipient.state for recipient in again.recipients] == ["delivered", "waiting"]
+
+
 def test_released_delivery_is_there_at_once(outbox: Outbox) -> None:
     add(outbox)
     outbox.release(claim(outbox), [], now=NOW + SECOND)
@@ -455,6 +474,18 @@ def test_erased_address_is_not_tried_again(outbox: Outbox) -> None:
     assert outbox.retry(1, now=NOW, give_up_after=DAY) is True
     (one,) = claim(outbox)
     assert [recipient.address for recipient in one.recipients if recipient.state == "waiting"] == ["b@example.com"]
+
+
+def test_address_erased_while_it_is_being_sent_to_does_not_come_back(outbox: Outbox) -> None:
+    add(outbox)
+    (one,) = claim(outbox)
+    outbox.erase("a@example.com", now=NOW)
+    refused = {0: ("waiting", "a@example.com refused: 452"), 1: ("waiting", "b@example.com refused: 452")}
+    words = "a@example.com refused: 452; b@example.com refused: 452"
+    outbox.finish(one, Settlement("retrying", refused, error=words, next_attempt_at=NOW), now=NOW)
+    assert "a@example.com" not in repr(outbox.notification(1))
+    (again,) = claim(outbox)
+    assert [recipient.address for recipient in again.recipients if recipient.state == "waiting"] == ["b@example.com"]
 
 
 def test_delivery_to_nobody_but_erased_addresses_comes_to_its_end(outbox: Outbox) -> None:
