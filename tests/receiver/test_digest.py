@@ -326,7 +326,9 @@ def test_end_of_what_a_message_told_that_reached_nobody_is_not_told(outbox: Outb
 def test_end_of_what_a_message_told_goes_to_those_whom_it_reached(outbox: Outbox) -> None:
     begin(outbox, 4)
     (gathered,) = claim(outbox, MINUTE)
-    outbox.finish(gathered, Settlement("partial", {0: ("delivered", None), 1: ("refused", "550")}), now=NOW + MINUTE)
+    outbox.finish(
+        gathered, Settlement("partial", {0: ("delivered", None), 1: ("refused", "550")}), now=NOW + MINUTE
+    ).result()
     add(outbox, notification(alert("f3", severity="warning", resolved_after=MINUTE), group_key="3"), at=2 * MINUTE)
     (over,) = claim(outbox, 2 * MINUTE)
     assert [one.address for one in over.recipients] == ["a@example.com"]

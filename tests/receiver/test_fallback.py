@@ -246,7 +246,7 @@ def test_held_message_that_tells_of_another_group_too_is_sent_though_its_own_ale
     add(outbox, notification(alert("other", severity="info"), group_key="o"))
     fail(outbox, "slack", "retrying")
     (both,) = outbox.claim("slack", now=NOW + DAY, limit=1, gathering=Gathering(Rate(20, MINUTE, MINUTE)))
-    outbox.finish(both, Settlement("failed", {0: ("refused", "404")}), now=NOW + MINUTE)
+    outbox.finish(both, Settlement("failed", {0: ("refused", "404")}), now=NOW + MINUTE).result()
     decide = planner(routing, RULES, NOW + MINUTE)
     outbox.hand_over(decide, now=NOW + MINUTE, after=RULES.after, give_up_after=DAY)
     add(outbox, notification(alert(severity="info", resolved_after=MINUTE)), at=2 * MINUTE, routing=routing)

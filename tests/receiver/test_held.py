@@ -114,7 +114,9 @@ def test_gathered_message_of_a_worker_that_died_keeps_what_it_gathered(outbox: O
     add(outbox, notification(alert("third", severity="warning"), group_key="third"))
     claim(outbox, MORNING)
     (late,) = claim(outbox, MORNING + HOUR)
-    outbox.finish(late, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW + MORNING)
+    outbox.finish(
+        late, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW + MORNING
+    ).result()
     (again,) = claim(outbox, MORNING + HOUR)
     assert [told_by(late), told_by(again)] == [{"f1": True}, {"other": True, "third": True}]
 
@@ -152,7 +154,7 @@ def test_end_waits_for_its_beginning_that_was_held_and_is_being_sent(outbox: Out
     assert claim(outbox, MORNING) == []
     outbox.finish(
         beginning, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW + MORNING
-    )
+    ).result()
     assert [told_by(one) for one in claim(outbox, MORNING)] == [{"f1": False}]
 
 

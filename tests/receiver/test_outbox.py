@@ -326,7 +326,9 @@ def test_late_failure_of_a_worker_that_lost_its_lease_makes_no_recipient_unsettl
     two = Outbox(store, "two")
     (taken,) = claim(two, at=outbox.lease)
     one_is_full = {0: ("delivered", None), 1: ("waiting", "452")}
-    two.finish(taken, Settlement("retrying", one_is_full, next_attempt_at=NOW + MINUTE), now=NOW + outbox.lease)
+    two.finish(
+        taken, Settlement("retrying", one_is_full, next_attempt_at=NOW + MINUTE), now=NOW + outbox.lease
+    ).result()
     finish(outbox, late, "retrying", next_attempt_at=NOW + MINUTE)
     (again,) = claim(two, at=MINUTE)
     assert [recipient.state for recipient in again.recipients] == ["delivered", "waiting"]
@@ -482,7 +484,7 @@ def test_address_erased_while_it_is_being_sent_to_does_not_come_back(outbox: Out
     outbox.erase("a@example.com", now=NOW)
     refused = {0: ("waiting", "a@example.com refused: 452"), 1: ("waiting", "b@example.com refused: 452")}
     words = "a@example.com refused: 452; b@example.com refused: 452"
-    outbox.finish(one, Settlement("retrying", refused, error=words, next_attempt_at=NOW), now=NOW)
+    outbox.finish(one, Settlement("retrying", refused, error=words, next_attempt_at=NOW), now=NOW).result()
     assert "a@example.com" not in repr(outbox.notification(1))
     (again,) = claim(outbox)
     assert [recipient.address for recipient in again.recipients if recipient.state == "waiting"] == ["b@example.com"]
