@@ -28,7 +28,7 @@ from sqlalchemy import (
 from receiver import alertmanager
 from receiver.accepting import positions_of
 from receiver.digest import Gathering
-from receiver.gathering import CRITICAL, admit, merge, same_readers
+from receiver.gathering import CRITICAL, admit, gather_held
 from receiver.notification import SEVERITIES, Alert, Notification, Severity
 from receiver.routing import Identity, identity
 from receiver.tables import (
@@ -279,13 +279,13 @@ class Taken:
 def take(
     connection: Connection, wanted: Wanted, gathering: Gathering, *, owner: str, lease: timedelta, limit: int
 ) -> Taken:
-    """Takes on up to `limit` of what is due, gathers what goes to the same readers, and reads what is to be told."""
+    """Takes on up to `limit` of what is due, with what is gathered for the same readers."""
     now = wanted.now
     claimed = connection.execute(
         _claim(wanted.only is not None),
         {**wanted.values(), "most": limit, "new_owner": owner, "new_lease": now + lease},
     ).all()
-    newly_merged = {row.id: _gather(connection, row, now) for row in claimed if row.state == "held"}
+    newly_merged = {row.id: gather_held(connection, row, now) for row in claimed if row.state == "held"}
     admitted = admit(connection, [row for row in claimed if row.state != "held"], gathering, now)
     newly_merged |= {number: count for number, count in admitted.items() if count is not None}
     rows = [row for row in claimed if row.id in newly_merged]
@@ -293,6 +293,11 @@ def take(
     if grown:
         rows = [row for row in rows if row.id not in grown]
         rows += connection.execute(select(deliveries).where(deliveries.c.id.in_(grown))).all()
+    return _read(connection, rows, newly_merged)
+
+
+def _read(connection: Connection, rows: Sequence[AnyRow], newly_merged: Mapping[int, int]) -> Taken:
+    """With their recipients and all that they tell."""
     ids = [row.id for row in rows]
     of_recipients = connection.execute(
         select(recipients)
@@ -336,29 +341,6 @@ def _others(connection: Connection, row: AnyRow) -> frozenset[str]:
         )
     ).scalars()
     return frozenset(found)
-
-
-def _gather(connection: Connection, first: AnyRow, now: datetime) -> int:
-    """Merges into the first what is due of everything else held for the same readers; how many."""
-    if first.unanswered_since is not None:  # it may have arrived as it is
-        return 0
-    others = connection.execute(
-        select(deliveries.c.id)
-        .where(
-            deliveries.c.channel == first.channel,
-            deliveries.c.lane == first.lane,
-            deliveries.c.audience == first.audience,
-            deliveries.c.locale == first.locale,
-            deliveries.c.id != first.id,
-            deliveries.c.state == "held",
-            deliveries.c.lease_owner.is_(None),
-            deliveries.c.next_attempt_at <= now,
-        )
-        .with_for_update(skip_locked=True)
-    ).scalars()
-    same = same_readers(connection, first.id, others)
-    merge(connection, first, same, now)
-    return len(same)
 
 
 def claims(taken: Taken) -> list[Claim]:

@@ -26,7 +26,7 @@ from receiver.digest import Gathering, Lane
 from receiver.notification import SEVERITIES
 from receiver.tables import AnyRow, comes_before, deliveries, insert_into, is_on_its_way, is_open, lanes, recipients
 
-__all__ = ["CRITICAL", "admit", "merge", "same_readers"]
+__all__ = ["CRITICAL", "admit", "gather_held"]
 
 CRITICAL = SEVERITIES.index("critical")
 
@@ -89,13 +89,34 @@ def _admit(
     merged: list[int] = []
     if gathering.unanswered or row.unanswered_since is None:
         merged = _others(connection, row, mates, along, gathering, now)
-        merge(connection, row, merged, now)
+        _merge(connection, row, merged, now)
     if lane is not None and gathering.rate is not None:
         _keep(connection, row, digest.note(lane, len(merged), gathering.rate, now))
     return merged
 
 
-def same_readers(connection: Connection, first: int, others: Iterable[int]) -> list[int]:
+def gather_held(connection: Connection, first: AnyRow, now: datetime) -> int:
+    """Merges into the first what is due of everything else held for the same readers; how many."""
+    if first.unanswered_since is not None:  # it may have arrived as it is
+        return 0
+    others = connection.execute(
+        select(deliveries.c.id)
+        .where(
+            _same_lane(first),
+            deliveries.c.locale == first.locale,
+            deliveries.c.id != first.id,
+            deliveries.c.state == "held",
+            deliveries.c.lease_owner.is_(None),
+            deliveries.c.next_attempt_at <= now,
+        )
+        .with_for_update(skip_locked=True)
+    ).scalars()
+    same = _same_readers(connection, first.id, others)
+    _merge(connection, first, same, now)
+    return len(same)
+
+
+def _same_readers(connection: Connection, first: int, others: Iterable[int]) -> list[int]:
     """Those of the others that go to exactly the addresses of the first."""
     addresses: defaultdict[int, list[str]] = defaultdict(list)
     for row in connection.execute(
@@ -214,7 +235,7 @@ def _others(
         .scalars()
         .all()
     )
-    same = same_readers(connection, row.id, found) if found else []
+    same = _same_readers(connection, row.id, found) if found else []
     return _without_followers(connection, row, same) if same else []
 
 
@@ -258,7 +279,7 @@ def _follows_one(name: str, row: AnyRow, which: Callable[[FromClause], ColumnEle
     )
 
 
-def merge(connection: Connection, row: AnyRow, ids: Sequence[int], now: datetime) -> None:
+def _merge(connection: Connection, row: AnyRow, ids: Sequence[int], now: datetime) -> None:
     """Has the row tell these too: for as long as the youngest may be tried, as urgently as the most urgent."""
     if not ids:
         return
