@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from deploy.prometheus.quicken import SHIPPED, seconds
+from receiver.channels.sms import SMS_BYTES, byte_length
 from tests.deploy.conftest import Tool
 from tests.deploy.contract import ALERTS, NODE_SERIES, SERIES, THRESHOLDS
 from tests.deploy.files import (
@@ -60,6 +61,19 @@ def test_every_alert_has_a_scenario_that_reads_its_words() -> None:
         *((path.stem, rule["alert"], rule["labels"]["severity"]) for path in RULE_FILES for rule in alerts([path])),
         *(("node_exporter", rule["alert"], rule["labels"]["severity"]) for rule in alerts(NODE_RULE_FILES)),
     }
+
+
+def test_an_excursion_is_told_whole_in_one_short_message() -> None:
+    told = [
+        f"[위험] {alert['exp_annotations']['summary']}\n{alert['exp_annotations']['description']}"
+        for path in TESTS
+        for test in document(path)["tests"]
+        for case in test.get("alert_rule_test", [])
+        for alert in case["exp_alerts"]
+        if case["alertname"] == "ColdChainTemperatureOutOfRange"
+    ]
+    assert "[위험] 적재함 온도 이탈\n차량 서울34나5678 적재함 a의 마지막 온도 -25.0℃ (허용 -22~-18℃)" in told
+    assert [text for text in told if byte_length(text) > SMS_BYTES] == []
 
 
 def test_alerts_are_those_of_the_contract() -> None:
