@@ -149,6 +149,7 @@ def test_links_of_runbooks_and_dashboards_are_those_of_the_rules() -> None:
         assert found[2] in {
             "",
             "?var-instance={{ $labels.instance }}",
+            "?var-instance={{ $labels.instance }}&var-plate={{ $labels.plate | urlquery }}",
             "{{ with $labels.instance }}?var-instance={{ . }}{{ end }}",
         }
     assert {path.stem for path in (RUNBOOKS / "ko").glob("*.md")} >= {name for name, _ in ALERTS}
