@@ -196,7 +196,7 @@ def running(tmp_path: Path, tool: Tool, hook: Webhook) -> Iterator[Alertmanager]
         ),
         (
             of("ColdChainTemperatureSensorSilent", "warning", "business", plate="서울12가3456", compartment="a"),
-            [],
+            [of("ColdChainTemperatureSensorSilent", "info", "business", plate="서울12가3456", compartment="a")],
             [of("ColdChainTemperatureOutOfRange", "critical", "business", plate="서울12가3456", compartment="a")],
         ),
     ],
