@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -315,8 +315,20 @@ def _who_got(connection: Connection, resolved: Sequence[Alert]) -> dict[Identity
             if positions is None or position in positions:
                 known = found.setdefault((fingerprint, starts_at), [])
                 if receipt is not None and receipt not in known:
-                    known.append(receipt)
+                    _join(known, receipt)
     return found
+
+
+def _join(known: list[Receipt], new: Receipt) -> None:
+    """Nobody is there twice by the same channel, though a reminder may have gone to others than the beginning."""
+    others = {address for one in known if one.channel == new.channel for address in one.recipients}
+    left = tuple(address for address in new.recipients if address not in others)
+    for number, one in enumerate(known):
+        if replace(one, recipients=new.recipients) == new:
+            known[number] = replace(one, recipients=one.recipients + left)
+            return
+    if left:
+        known.append(replace(new, recipients=left))
 
 
 def _told(

@@ -196,6 +196,17 @@ def test_recipient_that_was_refused_is_not_told_of_its_end(outbox: Outbox) -> No
     assert [one.address for one in record.deliveries[0].recipients] == ["a@example.com"]
 
 
+def test_end_is_told_once_though_a_reminder_reached_others_than_the_beginning(outbox: Outbox) -> None:
+    add(outbox, notification(alert(severity="warning")))
+    b_is_refused = {0: ("delivered", None), 1: ("refused", "550")}
+    outbox.finish(claim(outbox)[0], Settlement("partial", b_is_refused), now=NOW)
+    add(outbox, notification(alert(severity="warning")), at=WINDOW)
+    finish(outbox, claim(outbox, at=WINDOW)[0])
+    add(outbox, notification(alert(severity="warning", resolved_after=MINUTE)), at=2 * WINDOW)
+    (end,) = claim(outbox, at=2 * WINDOW)
+    assert [one.address for one in end.recipients] == ["a@example.com", "b@example.com"]
+
+
 def test_delivery_holds_only_the_alerts_that_it_tells(outbox: Outbox) -> None:
     add(outbox, notification(alert("a", severity="info"), alert("b", severity="warning"), alert("c", severity="none")))
     assert [one.fingerprint for one in claim(outbox)[0].notification.alerts] == ["b"]
