@@ -210,6 +210,8 @@ def test_alert_that_fires_anew_is_not_dropped_by_the_end_of_the_earlier_one(outb
 def test_what_is_to_be_suppressed_is_kept_in_the_history_alone(outbox: Outbox) -> None:
     accepted = add(outbox, notification(WARNING), quiet=replace(NIGHT, hold=False))
     assert (accepted.deliveries, accepted.suppressed) == (2, ("email",))
+    (suppressed,) = outbox.history(Filter(state="suppressed"))[0].deliveries[:1]
+    assert (suppressed.channel, suppressed.error, suppressed.settled_at) == ("email", "quiet time (quiet.0)", NOW)
     assert states(outbox) == ["suppressed"]
     assert claim(outbox, MORNING) == []
     resolved = alert(severity="warning", resolved_after=MORNING)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import func, select
@@ -178,6 +178,14 @@ def test_resolved_goes_to_whoever_got_it_firing(outbox: Outbox) -> None:
     add(outbox, notification(alert(severity="warning")))
     resolved = notification(alert(severity="critical", resolved_after=MINUTE))
     assert add(outbox, resolved, at=MINUTE).deliveries == 2
+
+
+def test_end_of_one_alert_goes_to_whoever_got_that_one(outbox: Outbox) -> None:
+    add(outbox, notification(alert("a", severity="info"), alert("b", severity="critical")))
+    ended = add(outbox, notification(alert("a", severity="info", resolved_after=MINUTE)), at=MINUTE)
+    record = outbox.notification(ended.notification_id)
+    assert record is not None
+    assert [delivery.channel for delivery in record.deliveries] == ["slack"]
 
 
 def test_channel_that_failed_to_tell_of_it_does_not_tell_of_its_end(outbox: Outbox) -> None:
@@ -405,6 +413,30 @@ def test_only_a_delivery_that_did_not_get_through_can(
 
 
 # Looking and forgetting
+
+
+def settled(outbox: Outbox) -> list[datetime | None]:
+    """When the only delivery was settled, and when its only recipient."""
+    record = outbox.notification(1)
+    assert record is not None
+    (delivery,) = record.deliveries
+    (recipient,) = delivery.recipients
+    return [delivery.settled_at, recipient.settled_at]
+
+
+def test_history_says_since_when_it_is_settled(outbox: Outbox) -> None:
+    add(outbox, notification(alert(severity="info")))
+    assert settled(outbox) == [None, None]
+    later = NOW + MINUTE
+    outbox.finish(
+        claim(outbox, "slack")[0], Settlement("retrying", {0: ("waiting", "500")}, next_attempt_at=later), now=NOW
+    )
+    assert settled(outbox) == [None, None]
+    (again,) = claim(outbox, "slack", at=MINUTE)
+    outbox.finish(again, Settlement("failed", {0: ("refused", "404")}), now=later)
+    assert settled(outbox) == [later, later]
+    outbox.retry(again.id, now=later, give_up_after=DAY)
+    assert settled(outbox) == [None, None]
 
 
 def test_waiting_counts_by_channel_and_state(outbox: Outbox) -> None:
