@@ -106,6 +106,10 @@ def test_bytes_that_are_not_utf_8_are_replaced() -> None:
         (body(groupKey=7), "groupKey: must be a string, not a number"),
         (body(truncatedAlerts=-1), "truncatedAlerts: must be a number from 0 to 1000000000"),
         (body(truncatedAlerts=True), "truncatedAlerts: must be a number from 0 to 1000000000"),
+        (body(truncatedAlerts=1.5), "truncatedAlerts: must be a number from 0 to 1000000000"),
+        (body(truncatedAlerts="5"), "truncatedAlerts: must be a number from 0 to 1000000000"),
+        (body(groupLabels=[]), "groupLabels: must be an object, not a list"),
+        (body(groupLabels={"a": 1}), "groupLabels.a: must be a string, not a number"),
         (body([7]), "alerts[0]: must be an object, not a number"),  # type: ignore[list-item] # wrong on purpose
         (body([payload_alert(), payload_alert(status=None)]), "alerts[1].status: is missing"),
         (body([payload_alert(status="burning")]), "alerts[0].status: must be firing or resolved"),
@@ -123,6 +127,10 @@ def test_bytes_that_are_not_utf_8_are_replaced() -> None:
         ),
         (
             body([payload_alert(startsAt="9999-12-31T23:59:59Z")]),
+            "alerts[0].startsAt: must be a time with its offset, such as 2026-01-27T22:00:00Z",
+        ),
+        (
+            body([payload_alert(startsAt="1969-12-31T23:59:59Z")]),
             "alerts[0].startsAt: must be a time with its offset, such as 2026-01-27T22:00:00Z",
         ),
         (

@@ -57,6 +57,11 @@ def test_without_a_file_the_guides_variables_are_all_there_is() -> None:
     ]
 
 
+@pytest.mark.parametrize(("text", "silent"), [("", set()), ("sms: {send_resolved: false}\n", {"sms"})])
+def test_sms_is_told_of_the_end_unless_the_file_says_otherwise(load: Load, text: str, silent: set[str]) -> None:
+    assert audiences.routing(load(text)).silent_when_resolved == silent
+
+
 TWO_GROUPS = """
     groups:
       admins: {}
@@ -226,6 +231,13 @@ def seoul(text: str) -> datetime:
                 "4: routes.1.matchers: never reached, for routes.0 takes all of its alerts: "
                 "move it up, or let that one continue"
             ),
+        ),
+        (
+            (
+                "routes:\n  - matchers: [severity=~warning|critical]\n    groups: default\n"
+                "  - matchers: [severity!=info]\n    groups: default\n"
+            ),
+            "4: routes.1.matchers: never reached, for routes.0 takes all of its alerts: ",
         ),
         (
             "routes:\n  - matchers: [severity=critical]\n    group: default\n",

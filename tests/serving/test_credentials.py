@@ -15,6 +15,7 @@ from pathlib import Path
 import bcrypt
 import httpx
 import pytest
+from pydantic import SecretStr
 from starlette.responses import PlainTextResponse
 
 from serving import guessing
@@ -120,6 +121,61 @@ def test_hundreds_that_guess_at_once_are_refused_at_once_but_for_a_few(patient: 
     assert [statuses(answer) for answer in answers] == [[429]] * (300 - guessing.WAITING)
 
 
+Credential = tuple[str, str] | str | None
+
+
+def ask(door: Authentication, *credentials: Credential, path: str = "/metrics") -> list[int]:
+    """The statuses that callers get one after the other: with a basic user, a whole header, or nothing."""
+
+    async def story() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://localhost") as client:
+            found = []
+            for one in credentials:
+                headers = {"Authorization": one} if isinstance(one, str) else {}
+                auth = one if isinstance(one, tuple) else None
+                found.append((await client.get(path, auth=auth, headers=headers)).status_code)
+            return found
+
+    return asyncio.run(story())
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong guess costs no time."""
+    monkeypatch.setattr(guessing, "FIRST_SECONDS", 0.0)
+
+
+def hashed(password: str) -> str:
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_credential_counts_the_second_time_as_the_first() -> None:
+    door = Authentication(PlainTextResponse("in"), {RIGHT[0]: hashed(RIGHT[1])}, SecretStr(TOKEN))
+    assert ask(door, RIGHT, RIGHT, f"Bearer {TOKEN}", f"bearer {TOKEN}") == [200] * 4
+    digest = f"Digest {base64.b64encode(':'.join(RIGHT).encode()).decode()}"
+    for one in (WRONG, ("nobody", RIGHT[1]), "Bearer wrong-token", f"Basic {TOKEN}", TOKEN, "Bearer", digest, None):
+        assert ask(door, one, one) == [401, 401], one
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_fitted_before_another_credential_came_into_force_fits_no_more() -> None:
+    door = Authentication(PlainTextResponse("in"), {RIGHT[0]: hashed(RIGHT[1])}, SecretStr(TOKEN))
+    assert ask(door, RIGHT, f"Bearer {TOKEN}") == [200, 200]
+    door.configure({RIGHT[0]: hashed("another")}, None)
+    assert ask(door, RIGHT, f"Bearer {TOKEN}", (RIGHT[0], "another")) == [401, 401, 200]
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/-/healthy", 200), ("/-/ready", 200), ("/-/reload", 401), ("/-/healthy/", 401), ("/", 401), ("/-/Ready", 401)],
+)
+def test_nothing_but_the_state_is_open(path: str, status: int) -> None:
+    assert ask(Authentication(PlainTextResponse("in"), {}, SecretStr(TOKEN)), None, path=path) == [status]
+
+
+@pytest.mark.usefixtures("hasty")
 def test_an_unknown_user_costs_as_much_as_a_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
     users = {RIGHT[0]: bcrypt.hashpw(RIGHT[1].encode(), bcrypt.gensalt(6)).decode()}
     door = Authentication(PlainTextResponse("in"), users, None)
@@ -131,10 +187,6 @@ def test_an_unknown_user_costs_as_much_as_a_known_one(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(bcrypt, "checkpw", counted)
 
-    async def story() -> list[int]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://localhost") as client:
-            return [(await client.get("/", auth=one)).status_code for one in (RIGHT, WRONG, ("nobody", RIGHT[1]))]
-
-    found = asyncio.run(story())
+    found = ask(door, RIGHT, WRONG, ("nobody", RIGHT[1]))
     assert found == [200, 401, 401]
     assert costs == [b"$2b$06$"] * 3
