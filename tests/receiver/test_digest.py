@@ -352,6 +352,14 @@ def test_message_that_is_tried_again_by_hand_takes_along_the_later_one_that_wait
     assert [fingerprints(one) for one in claim(outbox, timedelta(0), CALM)] == [["old", "silenced", "new"]]
 
 
+def test_digest_gathers_what_is_in_no_doubt_where_the_peer_can_be_asked(outbox: Outbox) -> None:
+    asked = Gathering(RATE, unanswered=False)
+    some(outbox, 4)
+    for one in claim(outbox, timedelta(0), asked):
+        finish(outbox, one)
+    assert [fingerprints(one) for one in claim(outbox, MINUTE, asked)] == [["f2", "f3"]]
+
+
 def test_message_in_doubt_stays_as_it_is_where_the_peer_can_be_asked(outbox: Outbox) -> None:
     some(outbox, 2, severity="critical")
     asked = Gathering(CALM.rate, unanswered=False)

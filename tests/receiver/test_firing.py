@@ -85,8 +85,11 @@ def test_what_both_know_was_heard_at_its_last_notification() -> None:
     assert (one.state, one.heard_at) == ("firing", NOW)
 
 
-def test_heartbeat_is_no_alert() -> None:
-    beat = alert(name="ColdChainWatchdog", severity="none")
+@pytest.mark.parametrize(
+    ("name", "severity"), [("ColdChainWatchdog", "none"), ("ColdChainWatchdog", "warning"), ("InfoInhibitor", "none")]
+)
+def test_heartbeat_and_what_is_of_no_severity_are_no_alerts(name: str, severity: str) -> None:
+    beat = alert(name=name, severity=severity)
     assert states(Heard(beat, NOW)) == {}
     assert states(known=[Known(beat, "firing")]) == {}
 

@@ -88,6 +88,17 @@ def test_what_was_held_for_the_same_readers_is_one_message(outbox: Outbox) -> No
     assert states(outbox) == ["held", "merged"]
 
 
+def test_what_is_held_for_longer_keeps_nothing_of_the_same_readers_back(outbox: Outbox) -> None:
+    until_noon = Schedule((Window(hours=(parse_hours("22:00-12:00"),)),), ZoneInfo("Asia/Seoul"))
+    add(outbox, notification(WARNING), quiet=replace(NIGHT, schedule=until_noon))
+    add(outbox, OTHER)
+    (one,) = claim(outbox, MORNING)
+    assert (one.merged, told_by(one)) == (0, {"other": True})
+    outbox.finish(one, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW + MORNING)
+    (last,) = claim(outbox, MORNING + 5 * HOUR)
+    assert (last.merged, told_by(last)) == (0, {"f1": True})
+
+
 def test_message_that_gathers_others_tells_them_again_when_it_is_tried_again(outbox: Outbox) -> None:
     add(outbox, notification(WARNING))
     add(outbox, OTHER)
