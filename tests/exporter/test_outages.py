@@ -51,7 +51,25 @@ def test_equal_words_of_two_tables_are_two_failures() -> None:
     with capture_logs() as entries:
         outages.failed("orders", "permission denied", "", connection=False)
         outages.failed("vehicles", "permission denied", "", connection=False)
-    assert [entry["source"] for entry in entries] == ["orders", "vehicles"]
+    assert told(entries) == [
+        ("warning", "source failed", "orders", "permission denied"),
+        ("warning", "source failed", "vehicles", "permission denied"),
+    ]
+
+
+def test_what_to_do_is_told_where_that_is_known() -> None:
+    outages = Outages()
+    with capture_logs() as entries:
+        outages.failed("database", "refused", "is it running?", connection=True)
+        outages.failed("orders", "table missing", "", connection=False)
+    assert [entry.get("hint") for entry in entries] == ["is it running?", None]
+
+
+def test_a_failure_is_known_by_its_source_and_its_words() -> None:
+    outages = Outages()
+    outages.failed("orders", "table missing", "", connection=False)
+    asked = [("orders", "table missing"), ("orders", "column missing"), ("vehicles", "table missing")]
+    assert [outages.known(*one) for one in asked] == [True, False, False]
 
 
 def test_a_source_that_is_switched_off_is_forgotten() -> None:

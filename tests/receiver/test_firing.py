@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
 from deploy.demo.sandbox import Sandbox
 from receiver.firing import Alertmanager, Heard, Known, Unreachable, firing
@@ -220,14 +221,20 @@ def test_answer_that_is_none_is_said(answers: tuple[str, dict[str, Any]], answer
     assert alertmanager.latest == Unreachable(error)
 
 
-def test_alertmanager_that_is_away_is_said_without_its_address() -> None:
+def test_alertmanager_that_is_away_is_said_once_without_its_address() -> None:
     alertmanager = Alertmanager(lambda: "http://user:secret@127.0.0.1:1")
+    with capture_logs() as lines:
+        alertmanager.ask()
+        alertmanager.ask()
+    assert alertmanager.latest == Unreachable("ConnectionError")
+    assert lines == [{"log_level": "warning", "event": "alertmanager not asked", "error": "ConnectionError"}]
+
+
+def test_alertmanager_without_an_address_is_asked_no_more() -> None:
+    addresses = ["http://127.0.0.1:1", None]
+    alertmanager = Alertmanager(lambda: addresses.pop(0))
     alertmanager.ask()
     assert alertmanager.latest == Unreachable("ConnectionError")
-
-
-def test_alertmanager_without_an_address_is_not_asked() -> None:
-    alertmanager = Alertmanager(lambda: None)
     alertmanager.ask()
     assert alertmanager.latest is None
 
