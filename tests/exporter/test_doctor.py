@@ -179,6 +179,8 @@ def test_no_index_is_proposed_that_is_there_or_would_not_help() -> None:
     assert said("created_at", "status") == ["ok    orders indexes: on created_at and status, as they should be"]
     few = ["ok    orders indexes: none needed for about 19,999 rows, 10 of them in the longest window"]
     assert said(rows=19_999, counted=10) == few
+    none = ["ok    orders indexes: none needed for about 0 rows, 0 of them in the longest window"]
+    assert said(rows=0, counted=0) == none
     most = ["ok    orders indexes: none needed for about 100,000 rows, 40,000 of them in the longest window"]
     assert said(rows=100_000, counted=40_000) == most
 

@@ -74,6 +74,7 @@ def test_matcher_is_read_back_as_it_is_written(name: str, value: str, operator: 
         ('category=~"sys.*"', 'category="system"', True),
         ('category="system"', 'category=~"system|database"', False),
         ('category="system"', 'severity="critical"', False),
+        ('category!="business"', 'severity="critical"', False),
         ('category="system"', 'category=~"sys.*"', False),  # cannot be told
     ],
 )
