@@ -150,6 +150,12 @@ def test_a_slow_source_says_how_rarely_it_will_look(sqlite: SQLite) -> None:
     )
 
 
+@pytest.mark.parametrize("failure", Failure)
+def test_nothing_but_a_look_that_ran_out_of_time_is_slow(failure: Failure) -> None:
+    assert Look(error=DatabaseError("", failure)).slow is (failure is Failure.SLOW)
+    assert Look(0.1).slow is False
+
+
 ESTIMATE = (
     "a refresh takes {1} s without and, by an estimate from the {0} rows that it would read, {2} s with; "
     "as the owner, run"

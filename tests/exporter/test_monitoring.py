@@ -43,6 +43,14 @@ def statuses(of: Snapshot, now: float = NOW) -> tuple[str, str, str, str]:
     return document["status"], *(checks[name]["status"] for name in ("database", "system_resources", "application"))
 
 
+def test_a_look_that_runs_has_failed_when_its_time_out_is_over_and_not_before() -> None:
+    first = SourceState("orders", interval=15, timeout=5, running_since=NOW)
+    later = replace(first, duration=0.1, fresh_until=NOW + 60)
+    found = [(of.up(at), of.trouble(at)) for of in (first, later) for at in (NOW, NOW + 4.9, NOW + 5)]
+    over = (False, "no answer within the time-out")
+    assert found == [(None, "not looked at yet")] * 2 + [over] + [(True, None)] * 2 + [over]
+
+
 # -- the guide's examples ----------------------------------------------------------------------------------------------
 
 

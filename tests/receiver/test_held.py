@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from receiver.notification import Notification
 from receiver.outbox import Accepted, Claim, Filter, Outbox, Settlement
 from receiver.routing import QuietRule, planner
@@ -200,6 +202,16 @@ def test_group_of_which_some_still_fire_is_kept(outbox: Outbox) -> None:
     assert add(outbox, first_over, at=HOUR).suppressed == ()
     (one,) = claim(outbox, MORNING)
     assert told_by(one) == {"f1": False, "f2": True}
+
+
+@pytest.mark.parametrize(("fingerprint", "dropped"), [("f1", ("email",)), ("f2", ())])
+def test_what_is_held_of_a_group_is_dropped_by_its_own_end_alone(
+    outbox: Outbox, fingerprint: str, dropped: tuple[str, ...]
+) -> None:
+    add(outbox, notification(WARNING, alert("f2", severity="critical")))
+    assert states(outbox) == ["held", "pending"]
+    over = notification(alert(fingerprint, severity="warning", resolved_after=HOUR))
+    assert add(outbox, over, at=HOUR).suppressed == dropped
 
 
 def test_group_that_resolves_bit_by_bit_is_told_of_as_resolved(outbox: Outbox) -> None:
