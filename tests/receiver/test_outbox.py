@@ -169,6 +169,18 @@ def test_heartbeat_counts_even_as_a_duplicate(outbox: Outbox) -> None:
     assert outbox.heartbeat() == NOW + MINUTE
 
 
+@pytest.mark.parametrize(
+    ("ahead", "counts"), [(MINUTE, MINUTE), (MINUTE + SECOND, timedelta(0))], ids=["another clock", "set back"]
+)
+def test_heartbeat_goes_back_only_where_the_clock_was_set_back(
+    outbox: Outbox, ahead: timedelta, counts: timedelta
+) -> None:
+    beat = notification(alert(name="ColdChainWatchdog", severity="none"))
+    add(outbox, beat, at=ahead)
+    add(outbox, beat)
+    assert outbox.heartbeat() == NOW + counts
+
+
 def test_resolved_watchdog_is_no_heartbeat(outbox: Outbox) -> None:
     add(outbox, notification(alert(name="ColdChainWatchdog", resolved_after=MINUTE)))
     assert outbox.heartbeat() is None
