@@ -75,6 +75,7 @@ CASES = [
         None,
         "a@example.com refused: 550 Requested action not taken: mailbox unavailable",
     ),
+    Case("email", {"refuse": {"a@example.com": 251}}, "delivered", None, None),
     Case("email", {"refuse": {"a@example.com": 452}}, "retrying", 5, "a@example.com refused: 452"),
     Case(
         "email", {"refuse": {"a@example.com": 550, "b@example.com": 550}}, "failed", None, "b@example.com refused: 550"
