@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -416,3 +417,23 @@ def warnings(settings: AudienceSettings) -> Iterator[Problem]:
     for name in settings.slack.hooks:
         if name not in hooks:
             yield ("slack", "hooks", name), "no group posts to this hook"
+    yield from _left_out(settings, plan, used)
+
+
+def _left_out(settings: AudienceSettings, plan: Routing, used: AbstractSet[str]) -> Iterator[Problem]:
+    """What a group loses that names a recipient of its own, and has none of the environment's any more."""
+    hook = (HOOK,) if settings.slack.webhook_url is not None else ()
+    why = "a group that names recipients has those alone"
+    for place, what, own, add in (
+        (("email", "to"), "some of ALERT_EMAIL_TO", settings.email.to, "them"),
+        (("slack", "webhook_url"), "SLACK_WEBHOOK_URL", hook, f"slack: [{HOOK}]"),
+        (("sms", "to"), "some of ALERT_SMS_TO", settings.sms.to, "them"),
+    ):
+        told = {to for name in used for to in plan.audiences[name].recipients.get(place[0], ())}
+        if place[0] not in plan.off and not told.issuperset(own):
+            yield place, f"no alert goes to {what}: {why}; add {add} to one"
+    for severity, channels in plan.default.channels.items():
+        on = [channel for channel in channels if channel not in plan.off]
+        if on and not any(plan.audiences[name].recipients.keys() & on for name in plan.default.audiences):
+            lacking = ", ".join(on)
+            yield ("default",), f"{severity} alerts reach nobody: none of these groups has recipients for {lacking}"

@@ -339,5 +339,26 @@ def test_what_is_odd_is_reported_but_works(load: Load) -> None:
     ]
 
 
+def test_what_groups_lose_by_naming_recipients_of_their_own_is_reported(load: Load) -> None:
+    found = load(
+        """
+        groups:
+          ops: {email: [ops@example.com, admin@example.com], sms: 010-1111-2222}
+          dispatchers: {slack: default}
+        default: {groups: ops}
+        """
+    )
+    alone = "a group that names recipients has those alone"
+    assert list(audiences.warnings(found)) == [
+        (("groups", "dispatchers"), "no route leads to this group"),
+        (
+            ("slack", "webhook_url"),
+            f"no alert goes to SLACK_WEBHOOK_URL: {alone}; add slack: [default] to one",
+        ),
+        (("sms", "to"), f"no alert goes to some of ALERT_SMS_TO: {alone}; add them to one"),
+        (("default",), "info alerts reach nobody: none of these groups has recipients for slack"),
+    ]
+
+
 def test_nothing_is_odd_about_an_ordinary_file(load: Load) -> None:
     assert list(audiences.warnings(load(SCHEDULES))) == []
