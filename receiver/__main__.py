@@ -74,12 +74,15 @@ def _examine(options: argparse.Namespace, found: ReceiverSettings) -> int:
 
 def _erase(found: ReceiverSettings, address: str) -> int:
     url = read_url(found.database_url.get_secret_value())
+    where = url.set(query={}).render_as_string(hide_password=True)
     store = Store(url)
     store.start()
     try:
-        if store.inspect().revision is None:
-            where = url.render_as_string(hide_password=True)
-            print(f"error: {where} holds no history: give the receiver's own RECEIVER_DATABASE_URL", file=sys.stderr)
+        if store.inspect().revision is None:  # not the service's: 0 deliveries of it would be no answer
+            print(
+                f"error: there is no history in {where}. Give RECEIVER_DATABASE_URL as the service has it.",
+                file=sys.stderr,
+            )
             return 1
         count = Outbox(store, "erase").erase(_as_stored(address), now=datetime.now(UTC))
     except StoreUnavailableError as error:
@@ -87,7 +90,7 @@ def _erase(found: ReceiverSettings, address: str) -> int:
         return 1
     finally:
         store.close()
-    print(f"taken out of {count} deliveries")
+    print(f"taken out of {count} deliveries in {where}")
     return 0
 
 

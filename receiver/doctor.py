@@ -291,7 +291,11 @@ def _alertmanager(settings: ReceiverSettings, clocks: dict[str, timedelta]) -> I
         answer.raise_for_status()
         _read_clock("Alertmanager", answer, clocks)
         found = intervals(answer.json()["config"]["original"])
+    except requests.HTTPError as error:
+        yield Finding("alertmanager", False, f"it answered {error.response.status_code}. Check ALERTMANAGER_URL.")
+        return
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+        # the words of the others hold the address, which may hold a password
         words = str(error) if type(error) is ValueError else type(error).__name__
         yield Finding("alertmanager", False, f"{words}. Check ALERTMANAGER_URL.")
         return

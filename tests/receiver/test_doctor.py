@@ -121,6 +121,14 @@ def test_alertmanager_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
     assert found["alertmanager"] == "FAULT alertmanager: ConnectionError. Check ALERTMANAGER_URL."
 
 
+def test_what_is_no_alertmanager_is_a_fault_that_tells_its_answer(alertmanager: str, tmp_path: Path) -> None:
+    settings = ReceiverSettings(
+        database_url=SecretStr(f"sqlite:///{tmp_path}/receiver.db"), alertmanager_url=f"{alertmanager}/elsewhere"
+    )
+    found = {finding.what: str(finding) for finding in examine(settings)}
+    assert found["alertmanager"] == "FAULT alertmanager: it answered 404. Check ALERTMANAGER_URL."
+
+
 # The rest of what it depends on
 
 

@@ -325,12 +325,12 @@ def test_erase_takes_an_address_out_of_the_history(process: Process, sandbox: Sa
     until(lambda: set(process.states(1).values()) == {"delivered"}, "it is delivered")
     for address, stored in (("a@example.com", "a@example.com"), ("+82 10-1234-5678", "01012345678")):
         done = process.run("erase", address)
-        assert (done.returncode, done.stdout) == (0, "taken out of 1 deliveries\n")
+        assert (done.returncode, done.stdout) == (0, "taken out of 1 deliveries in sqlite:///receiver.db\n")
         assert stored not in process.client.get("/api/v1/notifications/1").text
 
 
-def test_erase_where_there_is_no_history_is_an_error_and_makes_none(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_erase_in_a_store_that_nobody_has_made_is_an_error_and_makes_none(sandbox: Sandbox, tmp_path: Path) -> None:
     done = Process(sandbox, tmp_path).run("erase", "a@example.com")
-    words = "error: sqlite:///receiver.db holds no history: give the receiver's own RECEIVER_DATABASE_URL\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", words)
+    said = "error: there is no history in sqlite:///receiver.db. Give RECEIVER_DATABASE_URL as the service has it.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
     assert not (tmp_path / "receiver.db").exists()
