@@ -215,10 +215,13 @@ def _read_environment(layers: _Layers, model: type[BaseModel], environ: Mapping[
 
 def _read_secret(layers: _Layers, path: Path, place: str) -> str | None:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         layers.problems.append(f"{place}: cannot read {path}: {_reason(error)}")
         return None
+    if not text:
+        layers.problems.append(f"{place}: {path} is empty")
+    return text
 
 
 def _read_file(layers: _Layers, path: Path, model: type[BaseModel]) -> None:

@@ -106,6 +106,13 @@ def test_nothing_but_a_secret_is_read_from_a_file(tmp_path: Path) -> None:
     ]
 
 
+def test_a_secret_file_that_is_empty_is_named(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Everything, environ={"MAIL_PASSWORD_FILE": f"{tmp_path}/password"})
+    assert caught.value.problems == [f"MAIL_PASSWORD_FILE: {tmp_path}/password is empty"]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
