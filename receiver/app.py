@@ -205,6 +205,7 @@ class _Doors:
             unasked=_unasked(self._receiver),
             notifications=[record for record in latest if record.deliveries],
             zone=settings.zone,
+            now=datetime.now(UTC),
         )
         return HTMLResponse(text, headers={"Cache-Control": "no-store"})  # serving adds the rest
 

@@ -396,6 +396,19 @@ def test_page_gives_the_number_by_which_a_failed_delivery_is_tried_again(world: 
     assert "<small>default: Slack answered 404 no_service</small>" in page
 
 
+def test_page_says_when_what_waits_for_a_digest_goes_out(sandbox: Sandbox, tmp_path: Path) -> None:
+    storm = StormSettings.model_validate({"messages": 1, "within": "1h", "digest_every": "1h"})
+    with World(sandbox, tmp_path / "receiver.db", sms={}, slack={}, storm=storm) as world:
+        for number in range(2):
+            world.post(body([payload_alert(f"f{number}")], groupKey=f"{{}}:{{n={number}}}"))
+            until(lambda: world.states(1) == {"email": "delivered"}, "the first is delivered")
+        until(lambda: "모아서 발송" in world.client.get("/").text, "the second waits for the digest")
+        due = world.deliveries(2)["email"]["next_attempt_at"]
+        assert (
+            f'<span class="quiet">대기</span> <small>{due[11:19]}에 모아서 발송</small>' in world.client.get("/").text
+        )
+
+
 @pytest.mark.parametrize(("missing_after", "said"), [("1h", False), ("1ms", True)])
 def test_page_says_when_the_heartbeat_is_missing(
     sandbox: Sandbox, tmp_path: Path, missing_after: str, *, said: bool
