@@ -96,7 +96,9 @@ def test_what_is_held_for_longer_keeps_nothing_of_the_same_readers_back(outbox: 
     add(outbox, OTHER)
     (one,) = claim(outbox, MORNING)
     assert (one.merged, told_by(one)) == (0, {"other": True})
-    outbox.finish(one, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW + MORNING)
+    outbox.finish(
+        one, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW + MORNING
+    ).result()
     (last,) = claim(outbox, MORNING + 5 * HOUR)
     assert (last.merged, told_by(last)) == (0, {"f1": True})
 

@@ -219,7 +219,7 @@ def test_recipient_that_was_refused_is_not_told_of_its_end(outbox: Outbox) -> No
 def test_end_is_told_once_though_a_reminder_reached_others_than_the_beginning(outbox: Outbox) -> None:
     add(outbox, notification(alert(severity="warning")))
     b_is_refused = {0: ("delivered", None), 1: ("refused", "550")}
-    outbox.finish(claim(outbox)[0], Settlement("partial", b_is_refused), now=NOW)
+    outbox.finish(claim(outbox)[0], Settlement("partial", b_is_refused), now=NOW).result()
     add(outbox, notification(alert(severity="warning")), at=WINDOW)
     finish(outbox, claim(outbox, at=WINDOW)[0])
     add(outbox, notification(alert(severity="warning", resolved_after=MINUTE)), at=2 * WINDOW)
@@ -442,10 +442,10 @@ def test_history_says_since_when_it_is_settled(outbox: Outbox) -> None:
     later = NOW + MINUTE
     outbox.finish(
         claim(outbox, "slack")[0], Settlement("retrying", {0: ("waiting", "500")}, next_attempt_at=later), now=NOW
-    )
+    ).result()
     assert settled(outbox) == [None, None]
     (again,) = claim(outbox, "slack", at=MINUTE)
-    outbox.finish(again, Settlement("failed", {0: ("refused", "404")}), now=later)
+    outbox.finish(again, Settlement("failed", {0: ("refused", "404")}), now=later).result()
     assert settled(outbox) == [later, later]
     outbox.retry(again.id, now=later, give_up_after=DAY)
     assert settled(outbox) == [None, None]
