@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select, update
 
 from receiver import alertmanager
 from receiver.accepting import NewDelivery, insert_deliveries, positions_of
@@ -58,8 +58,16 @@ def hand_over(
 def _stranded(now: datetime, after: Mapping[Severity, timedelta]) -> Any:
     """Those of which nobody has decided yet whether another channel tells them."""
     has_it = exists().where(recipients.c.delivery_id == deliveries.c.id, recipients.c.state == "delivered")
-    since = func.coalesce(deliveries.c.held_until, deliveries.c.created_at, type_=deliveries.c.created_at.type)
-    waits = or_(*(and_(deliveries.c.severity == one, since <= now - long) for one, long in after.items()))
+    older = deliveries.alias("older")  # a younger message may have taken it along
+
+    def waits_since(time: datetime) -> ColumnElement[bool]:
+        of_its_own, of_another = (
+            func.coalesce(one.c.held_until, one.c.created_at, type_=deliveries.c.created_at.type) <= time
+            for one in (deliveries, older)
+        )
+        return or_(of_its_own, exists().where(older.c.merged_into == deliveries.c.id, of_another))
+
+    waits = or_(*(and_(deliveries.c.severity == one, waits_since(now - long)) for one, long in after.items()))
     return (
         select(deliveries.c.id)
         .join(notifications, notifications.c.id == deliveries.c.notification_id)

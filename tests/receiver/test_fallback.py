@@ -239,6 +239,17 @@ def test_what_joins_a_message_that_another_channel_tells_already_is_told_there_t
     assert hand_over(outbox, DAY) == [HandedOver(2, "email", None)]  # the mail, which Slack carries
 
 
+def test_what_a_younger_message_took_along_has_waited_no_less_for_it(outbox: Outbox) -> None:
+    add(outbox)
+    fail(outbox, "slack", "retrying")
+    add(outbox, notification(alert("other", severity="info"), group_key="o"), at=14 * MINUTE)
+    fail(outbox, "slack", "retrying", at=14 * MINUTE, again=14 * MINUTE)
+    (both,) = outbox.claim("slack", now=NOW + 14 * MINUTE, limit=1, gathering=Gathering(Rate(20, MINUTE, MINUTE)))
+    assert (both.id, both.merged) == (2, 1)
+    assert hand_over(outbox, 15 * MINUTE - SECOND) == []
+    assert hand_over(outbox, 15 * MINUTE) == [HandedOver(2, "slack", "email")]
+
+
 def test_held_message_that_tells_of_another_group_too_is_sent_though_its_own_alert_is_over(outbox: Outbox) -> None:
     night = Schedule((Window(hours=(parse_hours("22:00-07:00"),)),), ZoneInfo("Asia/Seoul"))
     routing = replace(ROUTING, quiet=(QuietRule("quiet.0", night, frozenset({"email"}), frozenset({"info"})),))
