@@ -161,7 +161,11 @@ def _waits_for_a_digest(connection: Connection, row: AnyRow, now: datetime) -> b
         .join(earlier, earlier.c.merged_into == gathered.c.id)
         .where(
             is_on_its_way(gathered),
-            or_(gathered.c.thread != row.thread, gathered.c.id < row.id),  # that one waits for this one
+            or_(  # a later one of its own group waits for this one, but for a critical one
+                gathered.c.thread != row.thread,
+                gathered.c.id < row.id,
+                gathered.c.urgency > max(row.urgency, CRITICAL - 1),
+            ),
             gathered.c.channel == row.channel,
             gathered.c.audience == row.audience,
             gathered.c.lane == row.lane,

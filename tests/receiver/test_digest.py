@@ -360,6 +360,21 @@ def test_digest_gathers_what_is_in_no_doubt_where_the_peer_can_be_asked(outbox: 
     assert [fingerprints(one) for one in claim(outbox, MINUTE, asked)] == [["f2", "f3"]]
 
 
+def test_lesser_message_waits_for_a_later_critical_one_that_tells_what_came_before_it(outbox: Outbox) -> None:
+    for fingerprint in ("old", "lesser"):
+        add(outbox, notification(alert(fingerprint, severity="warning")))
+        (one,) = claim(outbox, timedelta(0), CALM)
+        if fingerprint == "old":
+            finish(outbox, one, "failed")
+            old = one.id
+    assert outbox.retry(old, now=NOW, give_up_after=DAY) is True
+    add(outbox, notification(alert("critical")))
+    (critical,) = claim(outbox, timedelta(0), CALM)
+    assert fingerprints(critical) == ["old", "critical"]
+    finish(outbox, one, "retrying", next_attempt_at=NOW)
+    assert outbox.claim("email", now=NOW, limit=1, gathering=CALM) == []
+
+
 def test_message_in_doubt_stays_as_it_is_where_the_peer_can_be_asked(outbox: Outbox) -> None:
     some(outbox, 2, severity="critical")
     asked = Gathering(CALM.rate, unanswered=False)
