@@ -196,14 +196,16 @@ class Outbox:
         return self._store.read(lambda connection: claiming.next_due(connection, channel))
 
     def make_due(self, channel: str, *, now: datetime) -> None:
-        """Has everything due that waits for its next attempt: after the clock was set back, that is nobody's wish."""
-        waiting = update(deliveries).where(
-            deliveries.c.channel == channel,
-            is_open(deliveries),
-            deliveries.c.state != "held",
-            deliveries.c.next_attempt_at > now,
-        )
-        self._store.write(lambda connection: connection.execute(waiting.values(next_attempt_at=now)))
+        """Has everything due that waits for its next attempt: after the clock was set back, that is nobody's wish.
+
+        No lease ends later than one that begins now: whoever had it may be dead.
+        """
+        those = update(deliveries).where(deliveries.c.channel == channel, is_open(deliveries))
+        waiting = those.where(deliveries.c.state != "held", deliveries.c.next_attempt_at > now)
+        end = now + self.lease
+        leased = those.where(deliveries.c.lease_until > end)
+        statements = [waiting.values(next_attempt_at=now), leased.values(lease_until=end)]
+        self._store.write(lambda connection: [connection.execute(statement) for statement in statements])
 
     def renew(self, ids: Sequence[int], *, now: datetime) -> None:
         """Extends the lease on those of these deliveries that this process holds."""
@@ -356,8 +358,14 @@ class Outbox:
                 connection.execute(update(deliveries).where(named).values(error=None))
                 connection.execute(
                     update(deliveries)
-                    .where(named, is_open(deliveries), deliveries.c.lease_owner.is_(None), ~has_others)
-                    .values(state="suppressed", settled_at=now, error="the recipients were erased")
+                    .where(named, is_open(deliveries), ~has_others)
+                    .values(
+                        state="suppressed",
+                        settled_at=now,
+                        error="the recipients were erased",
+                        lease_owner=None,
+                        lease_until=None,
+                    )
                 )
             return len(found)
 

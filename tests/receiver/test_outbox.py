@@ -327,6 +327,16 @@ def test_unanswered_delivery_knows_what_the_peer_calls_the_others(outbox: Outbox
     assert (again.id, again.others) == (lost.id, frozenset({"4711"}))
 
 
+def test_dead_workers_lease_ends_in_time_though_the_clock_was_set_back(outbox: Outbox, store: Store) -> None:
+    add(outbox, at=DAY)
+    assert len(claim(outbox, at=DAY)) == 1
+    two = Outbox(store, "two")
+    two.make_due("email", now=NOW)
+    assert claim(two, at=outbox.lease - SECOND) == []
+    (found,) = claim(two, at=outbox.lease)
+    assert found.unanswered_since == NOW + DAY
+
+
 def test_renewed_lease_is_not_taken(outbox: Outbox, store: Store) -> None:
     add(outbox)
     (held,) = claim(outbox)
@@ -543,6 +553,20 @@ def test_address_erased_while_it_is_being_sent_to_does_not_come_back(outbox: Out
     assert "a@example.com" not in repr(outbox.notification(1))
     (again,) = claim(outbox)
     assert [recipient.address for recipient in again.recipients if recipient.state == "waiting"] == ["b@example.com"]
+
+
+def test_delivery_whose_addresses_are_all_erased_while_it_is_being_sent_is_not_tried_again(outbox: Outbox) -> None:
+    add(outbox)
+    (one,) = claim(outbox)
+    for address in ("a@example.com", "b@example.com"):
+        outbox.erase(address, now=NOW)
+    finish(outbox, one, "retrying", next_attempt_at=NOW)
+    assert claim(outbox) == []
+    record = outbox.notification(1)
+    assert record is not None
+    assert [(one.state, one.error) for one in record.deliveries if one.channel == "email"] == [
+        ("suppressed", "the recipients were erased")
+    ]
 
 
 def test_delivery_to_nobody_but_erased_addresses_comes_to_its_end(outbox: Outbox) -> None:
