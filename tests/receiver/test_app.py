@@ -140,7 +140,7 @@ def test_body_over_the_limit_is_413(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 def test_what_was_claimed_and_not_begun_at_a_reload_is_sent_after_it(sandbox: Sandbox, tmp_path: Path) -> None:
-    slack = slack_settings(sandbox, pause="0s", workers=1)
+    slack = slack_settings(sandbox, pause="0s", workers=1, timeout="10s")
     storm = StormSettings.model_validate({"messages": 0})
     with World(sandbox, tmp_path / "receiver.db", slack=slack, storm=storm) as world:
         sandbox.misbehave(channel="slack", delay=0.4, accept=True)
