@@ -31,10 +31,12 @@ class Stranded:
     """Which of the notification's alerts it tells."""
     carried: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """By channel, those that the audience is told of anyway."""
+    told: Mapping[tuple[str, str], frozenset[int]] = field(default_factory=dict)
+    """By channel and address, those that somebody is told of anyway, in whichever audience."""
 
 
 def plan(stranded: Stranded, routing: Routing, rules: Rules, now: datetime) -> list[PlannedDelivery]:
-    """The deliveries by the next channel to the same audience; none where it carries all of it, or reaches nobody."""
+    """The deliveries by the next channel to the same audience; none where that carries all, or reaches nobody else."""
     channel = rules.next.get(stranded.channel)
     if channel is None:
         return []
@@ -43,11 +45,12 @@ def plan(stranded: Stranded, routing: Routing, rules: Rules, now: datetime) -> l
     firing = any(alert.firing for alert in alerts)
     if not alerts or (channel in routing.silent_when_resolved and not firing):
         return []
+    told = [to for to, positions in stranded.told.items() if positions.issuperset(left)]
     moment = Moment(routing, now)
     severity = highest(alert.severity for alert in alerts)
     return [
         PlannedDelivery(receipt, left, severity, firing, moment.quiet(channel, stranded.audience, severity))
-        for receipt in moment.reach(stranded.audience, channel)
+        for receipt in moment.reach(stranded.audience, channel, told)
     ]
 
 

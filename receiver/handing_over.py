@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select, update
 
@@ -15,9 +15,11 @@ from receiver.accepting import NewDelivery, insert_deliveries, positions_of
 from receiver.fallback import Stranded
 from receiver.notification import Severity
 from receiver.routing import PlannedDelivery, Quiet, Receipt
-from receiver.tables import AnyRow, deliveries, is_lost, is_open, notifications, recipients
+from receiver.tables import LOST_STATES, AnyRow, deliveries, is_lost, is_open, notifications, recipients
 
 __all__ = ["HandedOver", "hand_over", "is_any_stranded"]
+
+T = TypeVar("T")
 
 _AT_ONCE = 50
 
@@ -97,15 +99,17 @@ def _hand_over(
         .where(or_(deliveries.c.id == row.id, deliveries.c.merged_into == row.id))
         .order_by(deliveries.c.urgency.desc(), deliveries.c.id)
     ).all()
-    carried = _carried(connection, {one.notification_id for one in family}, row.audience)
+    ids = {one.notification_id for one in family}
+    carried, told = _carried(connection, ids, row.audience), _told(connection, ids)
     first: dict[tuple[Receipt, Quiet | None], int] = {}
     for one in family:
         notification = alertmanager.parse(one.payload.encode())
         every = frozenset(range(len(notification.alerts)))
         by_channel = {to: every if some is None else some for to, some in carried[one.notification_id].items()}
+        by_address = {to: every if some is None else some for to, some in told[one.notification_id].items()}
         positions = positions_of(one.positions)
         own = every if positions is None else positions
-        for planned in decide(Stranded(row.channel, row.audience, notification, own, by_channel)):
+        for planned in decide(Stranded(row.channel, row.audience, notification, own, by_channel, by_address)):
             key = planned.to, planned.quiet
             (inserted,) = insert_deliveries(
                 connection,
@@ -125,16 +129,41 @@ def _hand_over(
     return HandedOver(row.id, row.channel, next((to.channel for to, _ in first), None))
 
 
-def _carried(
-    connection: Connection, ids: Iterable[int], audience: str
-) -> Mapping[int, Mapping[str, frozenset[int] | None]]:
-    """For each notification what the audience is told of it: by which channel, and which alerts (None: all)."""
-    found: defaultdict[int, dict[str, frozenset[int] | None]] = defaultdict(dict)
-    for row in connection.execute(
+# Of each notification who is told of which alerts; None: of all.
+_Known: TypeAlias = defaultdict[int, dict[T, frozenset[int] | None]]
+
+
+def _carried(connection: Connection, ids: Iterable[int], audience: str) -> _Known[str]:
+    """By channel, what the audience is told of."""
+    found = connection.execute(
         select(deliveries.c.notification_id, deliveries.c.channel, deliveries.c.positions).where(
             deliveries.c.notification_id.in_(list(ids)), deliveries.c.audience == audience
         )
-    ):
-        some, known = positions_of(row.positions), found[row.notification_id].get(row.channel, frozenset())
-        found[row.notification_id][row.channel] = None if some is None or known is None else known | some
+    )
+    return _joined((notification_id, channel, positions) for notification_id, channel, positions in found)
+
+
+def _told(connection: Connection, ids: Iterable[int]) -> _Known[tuple[str, str]]:
+    """By channel and address, what has got there or is on its way."""
+    message = deliveries.alias("message")
+    found = connection.execute(
+        select(deliveries.c.notification_id, deliveries.c.channel, recipients.c.address, deliveries.c.positions)
+        .join(message, message.c.id == func.coalesce(deliveries.c.merged_into, deliveries.c.id))
+        .join(recipients, recipients.c.delivery_id == message.c.id)
+        .where(
+            deliveries.c.notification_id.in_(list(ids)),
+            message.c.state.not_in((*LOST_STATES, "suppressed", "held")),
+            recipients.c.state != "refused",
+        )
+    )
+    return _joined(
+        (notification_id, (channel, address), positions) for notification_id, channel, address, positions in found
+    )
+
+
+def _joined(rows: Iterable[tuple[int, T, str | None]]) -> _Known[T]:
+    found: _Known[T] = defaultdict(dict)
+    for notification_id, to, positions in rows:
+        some, known = positions_of(positions), found[notification_id].get(to, frozenset())
+        found[notification_id][to] = None if some is None or known is None else known | some
     return found

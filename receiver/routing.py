@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeAlias
@@ -217,10 +217,13 @@ class Moment:
             self._quiet[key] = self._find_quiet(*key)
         return self._quiet[key]
 
-    def reach(self, audience: str, channel: str) -> Sequence[Receipt]:
-        """Everybody of an audience by one channel, whoever is on duty; nobody where the audience is no more."""
+    def reach(self, audience: str, channel: str, told: Iterable[tuple[str, str]] = ()) -> Sequence[Receipt]:
+        """Everybody of an audience by one channel, whoever is on duty; nobody where the audience is no more.
+
+        `told` are left out: channel and address.
+        """
         known = self.routing.audiences.get(audience)
-        return tuple(self._tell(known, (channel,), set())) if known is not None else ()
+        return tuple(self._tell(known, (channel,), set(told))) if known is not None else ()
 
     def _matching(self, labels: Mapping[str, str]) -> Iterator[Route]:
         for route in self.routing.routes:

@@ -17,7 +17,7 @@ from receiver.digest import Gathering, Rate
 from receiver.fallback import Rules, Stranded, plan, planner
 from receiver.notification import Notification
 from receiver.outbox import Claim, HandedOver, Outbox, Settlement
-from receiver.routing import Audience, PlannedDelivery, QuietRule, Routing
+from receiver.routing import Audience, PlannedDelivery, Quiet, QuietRule, Receipt, Routing
 from receiver.routing import planner as route
 from receiver.schedules import Schedule, Window, parse_hours
 from receiver.store import Store
@@ -160,6 +160,43 @@ def test_one_that_the_next_channel_carries_anyway_is_not_told_twice(outbox: Outb
     fail(outbox, "slack")
     assert hand_over(outbox, SECOND) == [HandedOver(2, "slack", None)]
     assert [one.instead_of for one in claim(outbox, "email", SECOND)] == [None]
+
+
+def test_mailbox_of_two_groups_whose_hooks_both_fail_gets_one_mail(outbox: Outbox) -> None:
+    groups = {
+        "a": Audience("a", "ko", {"slack": ("one",), "email": ("a@example.com", "both@example.com")}),
+        "b": Audience("b", "ko", {"slack": ("two",), "email": ("both@example.com", "b@example.com")}),
+    }
+    routing = replace(ROUTING, audiences=groups, default=replace(ROUTING.default, audiences=("a", "b")))
+    add(outbox, routing=routing)
+    fail(outbox, "slack")
+    decide = planner(routing, RULES, NOW)
+    assert len(outbox.hand_over(decide, now=NOW, after=RULES.after, give_up_after=DAY)) == 2
+    told = [tuple(one.address for one in mail.recipients) for mail in claim(outbox, "email")]
+    assert told == [("a@example.com", "both@example.com"), ("b@example.com",)]
+
+
+@pytest.mark.parametrize(
+    ("state", "quiet"),
+    [("failed", None), ("suppressed", Quiet("quiet.0", None)), ("held", Quiet("quiet.0", NOW + DAY))],
+)
+def test_mailbox_that_was_not_reached_as_another_groups_is_told(
+    outbox: Outbox, state: str, quiet: Quiet | None
+) -> None:
+    groups = {
+        "a": Audience("a", "ko", {"email": ("both@example.com",)}),
+        "b": Audience("b", "ko", {"slack": ("two",), "email": ("both@example.com",)}),
+    }
+    by_slack = PlannedDelivery(Receipt("slack", "two", "b", "ko", ("two",)), (0,), "info", firing=True)
+    to = Receipt("email", "", "a", "ko", ("both@example.com",))
+    by_mail = PlannedDelivery(to, (0,), "info", firing=True, quiet=quiet)
+    outbox.add(INFO, lambda _earlier: [by_slack, by_mail], now=NOW, dedup_window=WINDOW, give_up_after=DAY)
+    fail(outbox, "slack")
+    if state == "failed":
+        fail(outbox, "email")
+    decide = planner(replace(ROUTING, audiences=groups), replace(RULES, next={"slack": "email"}), NOW)
+    outbox.hand_over(decide, now=NOW, after=RULES.after, give_up_after=DAY)
+    assert [mail.audience for mail in claim(outbox, "email")] == ["b"]
 
 
 def test_delivery_that_reached_some_has_got_through(outbox: Outbox) -> None:
