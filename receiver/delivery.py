@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import queue
 import random
@@ -197,6 +198,17 @@ class _Line:
         with self._lock:
             self.open += by
 
+    @contextlib.contextmanager
+    def freed_by_a_fault(self) -> Iterator[None]:
+        """What a fault of ours keeps from being noted stays claimed, lest it be sent again and again; others go on."""
+        try:
+            yield
+        except StoreUnavailableError:
+            raise
+        except Exception:
+            self.changed(-1)
+            raise
+
 
 class Workers:
     """The threads that deliver: for each channel one that claims and some that send. `start` and `stop` once each."""
@@ -300,9 +312,12 @@ class Workers:
             line.claimed.put(None)
 
     def _send_all(self, name: str) -> None:
-        """Sends the next while the last is being noted, but none before that one is: a kill leaves two in doubt."""
         line = self._lines[name]
-        channel = line.carrier.open()
+        with contextlib.closing(line.carrier.open()) as channel:
+            self._send_claimed(line, channel)
+
+    def _send_claimed(self, line: _Line, channel: Channel) -> None:
+        """Sends the next while the last is being noted, but none before that one is: a kill leaves two in doubt."""
         last: _Sent | None = None
         while True:
             try:
@@ -319,12 +334,12 @@ class Workers:
                 continue
             self._sending[id(claim)] = claim
             del self._taken[claim.id]
-            outcome, now = _attempt(task, channel), self._clock()
-            sent = self._note(claim, outcome, now, line)
+            with line.freed_by_a_fault():
+                outcome, now = _attempt(task, channel), self._clock()
+                sent = self._note(claim, outcome, now, line)
             self._see_noted(last, line)
             last = sent
         self._see_noted(last, line)
-        channel.close()
 
     def _store_is_gone(self, error: StoreUnavailableError) -> None:
         """Said once, not once a second by every worker."""
@@ -384,7 +399,8 @@ class Workers:
         if sent is None:
             return
         try:
-            self._wait_noted(sent, line)
+            with line.freed_by_a_fault():
+                self._wait_noted(sent, line)
         except StoreUnavailableError as error:
             self._store_is_gone(error)
         else:

@@ -105,11 +105,15 @@ def _hand_over(
     for one in family:
         notification = alertmanager.parse(one.payload.encode())
         every = frozenset(range(len(notification.alerts)))
-        by_channel = {to: every if some is None else some for to, some in carried[one.notification_id].items()}
-        by_address = {to: every if some is None else some for to, some in told[one.notification_id].items()}
-        positions = positions_of(one.positions)
-        own = every if positions is None else positions
-        for planned in decide(Stranded(row.channel, row.audience, notification, own, by_channel, by_address)):
+        stranded = Stranded(
+            row.channel,
+            row.audience,
+            notification,
+            _whole(positions_of(one.positions), every),
+            {to: _whole(some, every) for to, some in carried[one.notification_id].items()},
+            {to: _whole(some, every) for to, some in told[one.notification_id].items()},
+        )
+        for planned in decide(stranded):
             key = planned.to, planned.quiet
             (inserted,) = insert_deliveries(
                 connection,
@@ -127,6 +131,10 @@ def _hand_over(
             )
             first.setdefault(key, inserted)
     return HandedOver(row.id, row.channel, next((to.channel for to, _ in first), None))
+
+
+def _whole(positions: frozenset[int] | None, every: frozenset[int]) -> frozenset[int]:
+    return every if positions is None else positions
 
 
 # Of each notification who is told of which alerts; None: of all.

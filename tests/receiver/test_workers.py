@@ -15,6 +15,7 @@ import structlog
 
 from receiver.channels import Channel, DeliveryError, Doubt, Message, Outcome
 from receiver.delivery import Carrier, Observer, RetryPolicy, Workers
+from receiver.digest import Gathering, Rate
 from receiver.outbox import Claim, Outbox, Settlement
 from receiver.routing import planner
 from receiver.store import Store, StoreUnavailableError
@@ -74,13 +75,14 @@ class Taking:
 
     def __init__(self) -> None:
         self.sent = 0
+        self.closed = 0
 
     def send(self, message: Message, recipients: Sequence[str], *, doubt: Doubt | None) -> Outcome:
         self.sent += 1
         return dict.fromkeys(recipients)
 
     def close(self) -> None:
-        pass
+        self.closed += 1
 
 
 class Outcomes(Observer):
@@ -254,3 +256,30 @@ def test_fault_while_looking_for_work_delays_it_and_ends_nothing(
         until(lambda: len(outcomes.states) == 2, "both are noted")
     assert (channel.sent, outcomes.states) == (2, ["delivered"] * 2)
     assert [line["thread"] for line in lines if "fault" in line["event"]] == ["email-0"] * 2
+
+
+def test_fault_while_noting_holds_back_that_message_and_no_other(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.threads._PAUSE_SECONDS", 0.01)
+    channel, finish, faults = Taking(), outbox.finish, [ArithmeticError("x")]
+
+    def faulty(claim: Claim, settlement: Settlement, *, now: datetime) -> Future[None]:
+        if not faults:
+            return finish(claim, settlement, now=now)
+        noted: Future[None] = Future()
+        noted.set_exception(faults.pop())
+        return noted
+
+    monkeypatch.setattr(outbox, "finish", faulty)
+    for number in range(3):
+        told = notification(group_key=f"g{number}")
+        outbox.add(told, planner(told, ROUTING, NOW), now=NOW, dedup_window=WINDOW, give_up_after=DAY)
+    outcomes = Outcomes()
+    one_at_a_time = Gathering(Rate(100, timedelta(minutes=1), timedelta(minutes=1)))
+    carrier = Carrier(lambda: channel, lambda _claim: message(), gathering=one_at_a_time)
+    workers = Workers(outbox, {"email": carrier}, RetryPolicy(), outcomes, clock=lambda: NOW)
+    workers.start()
+    until(lambda: len(outcomes.states) == 2, "the others are noted")
+    workers.stop(within=timedelta(seconds=5))
+    assert (channel.sent, channel.closed, outcomes.states) == (3, 2, ["delivered"] * 2)
