@@ -181,17 +181,18 @@ class Reader:
     def read(self, work: Callable[[sqlalchemy.Connection], T], timeout: float) -> T:
         """What `work` finds in a read-only transaction that ends within `timeout` seconds; raises DatabaseError.
 
-        `work` may be called twice: a connection that was lost while it rested is replaced once.
+        `work` may be called twice: a connection that was lost while it rested is replaced once. However long connecting
+        took, `work` gets half of the time: a query that has none left would be called slow, and its connection lost.
         """
         deadline = time.monotonic() + timeout
         rested = self._connection is not None
         try:
-            return self._read(work, deadline)
+            return self._read(work, deadline, timeout / 2)
         except DatabaseError as error:
             lost = rested and error.failure is Failure.UNREACHABLE
             if not (lost or error.again) or time.monotonic() >= deadline:
                 raise
-        return self._read(work, deadline)
+        return self._read(work, deadline, timeout / 2)
 
     def rest(self, seconds: float) -> None:
         """Tells that the next use is that far away: a connection is not kept idle for longer than a minute."""
@@ -208,12 +209,11 @@ class Reader:
             with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError, OSError):
                 connection.close()
 
-    def _read(self, work: Callable[[sqlalchemy.Connection], T], deadline: float) -> T:
+    def _read(self, work: Callable[[sqlalchemy.Connection], T], deadline: float, least: float) -> T:
         try:
             if self._connection is None:
                 self._connection = self._connect()
-            remaining = max(deadline - time.monotonic(), 0.01)
-            self.dialect.begin(self._connection, remaining)
+            self.dialect.begin(self._connection, max(deadline - time.monotonic(), least))
             result = work(self._connection)
             self.dialect.end(self._connection)
         except sqlalchemy.exc.DBAPIError as error:

@@ -120,6 +120,7 @@ def running(
         if popen.poll() is None:
             popen.kill()
             popen.wait()
+        print("\n".join(exporter.log()))  # pytest shows it where the test fails
 
 
 def ends_with(folder: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:

@@ -293,6 +293,19 @@ def test_a_connection_that_was_lost_at_rest_is_replaced_at_once(postgresql: Post
     reader.close()
 
 
+def test_a_query_has_time_left_when_connecting_took_all_of_it(postgresql: PostgreSQL) -> None:
+    reader = open_reader(parse_url(postgresql.url), 1)
+    postgresql.freeze()
+    thaw = threading.Timer(1.2, postgresql.thaw)  # libpq waits for two seconds
+    thaw.start()
+    try:
+        assert reader.read(lambda c: c.exec_driver_sql("SELECT 1 FROM pg_sleep(0.1)").scalar(), 1) == 1
+    finally:
+        thaw.join()
+        postgresql.thaw()
+        reader.close()
+
+
 def test_a_connection_is_not_kept_for_longer_than_a_minute_without_work(postgresql: PostgreSQL) -> None:
     reader = open_reader(parse_url(postgresql.url), 4)
     first = reader.read(pid, 4)
