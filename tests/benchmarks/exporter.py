@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from sqlalchemy.engine import make_url
 
 from tests.benchmarks import peers, product
@@ -206,7 +207,14 @@ def _say(text: str) -> None:
 def _measure(bench: Bench, orders: int) -> list[Row]:
     _say(f"filling {orders:,} orders")
     fill(bench.database, orders)
-    rows = [*_starts(bench), *_scrapes(bench), *_memory(bench), *_database_time(bench), *_calm_and_storm(bench)]
+    rows = [
+        *_starts(bench),
+        *_scrapes(bench),
+        *_memory(bench),
+        *_database_time(bench),
+        *_calm_and_storm(bench),
+        _ending(bench),
+    ]
     if not bench.quick:
         rows.append(_history(bench, orders))
     return rows
@@ -349,6 +357,24 @@ def _calm_and_storm(bench: Bench) -> Iterator[Row]:
         dashboard = Target("exporter", ours.port, "/api/v1/monitoring/dashboard", ours.pid)
         page = statistics.median(latencies(dashboard, 150 if bench.quick else 2000))
         yield Row("GET dashboard p50, against 5 ms", milliseconds(page), "5 ms", page / 0.005, 1)
+
+
+def _ending(bench: Bench) -> Row:
+    """By SIGTERM, while every source waits for a server that will not answer."""
+    _say("ending with the database frozen")
+    with bench.ours(OFTEN) as ours:
+        ours.wait(*OUR_BUSINESS)
+        bench.database.freeze()
+        try:
+            ours.wait(b"coldchain_database_up 0.0")
+            process = psutil.Process(ours.pid)
+            begin = time.perf_counter()
+            process.terminate()
+            process.wait(30)
+            seconds = time.perf_counter() - begin
+        finally:
+            bench.database.thaw()
+    return Row("SIGTERM with the database frozen, against 2 s", f"{seconds:.2f} s", "2 s", seconds / 2, 1)
 
 
 def _tail(what: str, found: list[float], floor: list[float]) -> Row:

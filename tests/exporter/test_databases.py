@@ -251,7 +251,7 @@ def test_a_host_that_is_unroutable_is_told_once_and_holds_nothing_up(tmp_path: P
         (line,) = exporter.warnings()
         assert 'msg="database unreachable"' in line
         assert "is the host right, does a firewall let this machine through, or is the server frozen?" in line
-        assert exporter.end(signal.SIGTERM, seconds=2) == 0
+        assert exporter.end(signal.SIGTERM, seconds=10) == 0
 
 
 def test_a_wrong_password_is_told_once_and_a_right_one_needs_no_restart(tmp_path: Path, postgresql: PostgreSQL) -> None:
