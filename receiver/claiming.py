@@ -38,6 +38,7 @@ from receiver.tables import (
     comes_before,
     deliveries,
     is_held,
+    is_lost,
     is_on_its_way,
     is_open,
     notifications,
@@ -403,7 +404,10 @@ def _part(notification: Notification, positions: frozenset[int] | None) -> Notif
 
 
 def finish_all(connection: Connection, finished: Sequence[Finished]) -> list[None]:
-    """Notes each attempt's outcome; where its lease was lost meanwhile, only what became of the recipients."""
+    """Notes each attempt's outcome; where its lease was lost meanwhile, only what became of the recipients.
+
+    That may be more than the one knew who gave the delivery up, before or after.
+    """
     changed = [
         {
             "of_delivery": one.claim.id,
@@ -418,7 +422,7 @@ def finish_all(connection: Connection, finished: Sequence[Finished]) -> list[Non
     ]
     if changed:
         connection.execute(_SETTLE_RECIPIENT, changed)
-    connection.execute(
+    noted = connection.execute(
         _SETTLE_DELIVERY,
         [
             {
@@ -435,6 +439,9 @@ def finish_all(connection: Connection, finished: Sequence[Finished]) -> list[Non
             for one in finished
         ],
     )
+    gave_up = any(one.settlement.state not in ("delivered", *OPEN_STATES) for one in finished)
+    if gave_up or noted.rowcount < len(finished):
+        connection.execute(_SETTLE_BY_RECIPIENTS, {"of_deliveries": [one.claim.id for one in finished]})
     return [None] * len(finished)
 
 
@@ -472,5 +479,21 @@ _SETTLE_DELIVERY = (
         settled_at=bindparam("new_settled_at"),
         lease_owner=None,
         lease_until=None,
+    )
+)
+_REACHED, _NOT_REACHED = (
+    exists().where(recipients.c.delivery_id == deliveries.c.id, found)
+    for found in (recipients.c.state == "delivered", recipients.c.state != "delivered")
+)
+_SETTLE_BY_RECIPIENTS = (
+    update(deliveries)
+    .where(
+        deliveries.c.id.in_(bindparam("of_deliveries", expanding=True)),
+        or_(is_lost(deliveries), deliveries.c.state == "partial"),
+        _REACHED,
+    )
+    .values(
+        state=case((_NOT_REACHED, "partial"), else_="delivered"),
+        error=case((_NOT_REACHED, deliveries.c.error), else_=null()),
     )
 )

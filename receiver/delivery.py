@@ -512,6 +512,8 @@ def _attempt(task: _Task, channel: Channel) -> Outcome | DeliveryError:
         return message
     doubt = Doubt(claim.unanswered_since, claim.others) if claim.unanswered_since is not None else None
     waiting = [recipient.address for recipient in claim.recipients if recipient.state == "waiting"]
+    if not waiting:  # the late answer to an earlier attempt: it has reached everyone
+        return {}
     return _safely(claim, lambda: channel.send(message, waiting, doubt=doubt))
 
 

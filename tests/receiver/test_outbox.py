@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select
 
 from receiver.accepting import accept_all
-from receiver.notification import Notification
+from receiver.notification import SEVERITIES, Notification
 from receiver.outbox import Accepted, Addition, Asked, Claim, Filter, Outbox, Settlement
 from receiver.routing import planner
 from receiver.store import Store
@@ -373,6 +373,34 @@ def test_late_failure_of_a_worker_that_lost_its_lease_makes_no_recipient_unsettl
     finish(outbox, late, "retrying", next_attempt_at=NOW + MINUTE)
     (again,) = claim(two, at=MINUTE)
     assert [recipient.state for recipient in again.recipients] == ["delivered", "waiting"]
+
+
+@pytest.mark.parametrize("late_comes_last", [True, False])
+@pytest.mark.parametrize(
+    ("reached", "state"),
+    [({0: ("delivered", None), 1: ("delivered", None)}, "delivered"), ({0: ("delivered", None)}, "partial")],
+)
+def test_late_success_is_what_became_of_a_delivery_that_another_worker_gave_up(
+    outbox: Outbox, store: Store, late_comes_last: bool, reached: dict[int, tuple[str, str | None]], state: str
+) -> None:
+    add(outbox)
+    (late,) = claim(outbox)
+    two = Outbox(store, "two")
+    (taken,) = claim(two, at=outbox.lease)
+    refused = dict.fromkeys((0, 1), ("refused", "550"))
+    outcomes = [
+        (two, taken, Settlement("failed", refused, error="550")),
+        (outbox, late, Settlement(state, reached, error=None if state == "delivered" else "451")),
+    ]
+    for who, whose, settlement in outcomes if late_comes_last else reversed(outcomes):
+        who.finish(whose, settlement, now=NOW + MINUTE).result()
+    record = outbox.notification(1)
+    assert record is not None
+    assert [one.state for one in record.deliveries[0].recipients].count("delivered") == len(reached)
+    assert record.deliveries[0].state == state
+    assert record.deliveries[0].error == (None if state == "delivered" else "550")
+    after = dict.fromkeys(SEVERITIES, DAY)
+    assert outbox.hand_over(lambda _: [], now=NOW + MINUTE, after=after, give_up_after=DAY) == []
 
 
 def test_released_delivery_is_there_at_once(outbox: Outbox) -> None:

@@ -109,6 +109,21 @@ def delivering(outbox: Outbox, channel: Channel, count: int) -> Iterator[Outcome
     workers.stop(within=timedelta(seconds=5))
 
 
+def test_what_has_reached_everyone_by_a_late_answer_is_sent_to_nobody(outbox: Outbox, store: Store) -> None:
+    told = notification()
+    outbox.add(told, planner(told, ROUTING, NOW), now=NOW, dedup_window=WINDOW, give_up_after=DAY)
+    (late,) = outbox.claim("email", now=NOW, limit=1)
+    two = Outbox(store, "two")
+    (given_back,) = two.claim("email", now=NOW + outbox.lease, limit=1)
+    reached: dict[int, tuple[str, str | None]] = {one.position: ("delivered", None) for one in late.recipients}
+    outbox.finish(late, Settlement("delivered", reached), now=NOW).result()
+    two.release([], [given_back], now=NOW)
+    channel = Taking()
+    with delivering(outbox, channel, 0) as outcomes:
+        until(lambda: outcomes.states, "it is noted")
+    assert (channel.sent, outcomes.states) == (0, ["delivered"])
+
+
 def unavailable() -> Future[None]:
     """What the store answers while its disk is gone."""
     gone: Future[None] = Future()
