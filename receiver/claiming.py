@@ -15,6 +15,7 @@ from sqlalchemy import (
     Connection,
     Select,
     String,
+    and_,
     bindparam,
     case,
     exists,
@@ -236,7 +237,8 @@ def _claim(of_one: bool) -> Any:
 def _comes_after_another() -> ColumnElement[bool]:
     """Whether an earlier message of the same group to the same recipients reached none of them yet, and still may.
 
-    A critical one waits for no lesser one, but takes it along.
+    One that has reached some is waited for only while it is being sent: what is left of it goes along with the later
+    one. A critical one waits for no lesser one, but takes it along.
     """
     earlier = deliveries.alias("earlier")
     has_it = exists().where(recipients.c.delivery_id == earlier.c.id, recipients.c.state == "delivered")
@@ -244,7 +246,7 @@ def _comes_after_another() -> ColumnElement[bool]:
         comes_before(earlier),
         is_on_its_way(earlier),
         or_(deliveries.c.urgency < CRITICAL, earlier.c.urgency >= deliveries.c.urgency),
-        ~has_it,
+        or_(earlier.c.lease_owner.is_not(None), ~has_it),
     )
 
 
@@ -416,6 +418,8 @@ def finish_all(connection: Connection, finished: Sequence[Finished]) -> list[Non
             "new_error": error,
             "new_settled_at": None if state == "waiting" else one.now,
             "new_reference": one.settlement.references.get(position),
+            "of_owner": one.owner,
+            "of_time": one.claim.claimed_at,
         }
         for one in finished
         for position, (state, error) in one.settlement.recipients.items()
@@ -445,6 +449,14 @@ def finish_all(connection: Connection, finished: Sequence[Finished]) -> list[Non
     return [None] * len(finished)
 
 
+_IS_HELD = and_(
+    deliveries.c.id == bindparam("of_delivery"),
+    deliveries.c.lease_owner == bindparam("of_owner"),
+    deliveries.c.claimed_at == bindparam("of_time"),
+)
+_HAS_GROWN = exists().where(
+    deliveries.c.merged_into == bindparam("of_delivery"), deliveries.c.settled_at > bindparam("of_time")
+)
 _SETTLE_RECIPIENT = (
     update(recipients)
     .where(
@@ -452,6 +464,8 @@ _SETTLE_RECIPIENT = (
         recipients.c.position == bindparam("at_position"),
         # what is settled stays so, whoever comes late with less: another receiver's answer, or an erasure
         or_(recipients.c.state == "waiting", bindparam("new_state", type_=String) == "delivered"),
+        # and who comes late knows nothing of what joined the message after it was sent
+        or_(exists().where(_IS_HELD), ~_HAS_GROWN),
     )
     .values(
         state=bindparam("new_state"),
@@ -465,11 +479,7 @@ _NAMES_AN_ERASED_ONE = exists().where(
 )
 _SETTLE_DELIVERY = (
     update(deliveries)
-    .where(
-        deliveries.c.id == bindparam("of_delivery"),
-        deliveries.c.lease_owner == bindparam("of_owner"),
-        deliveries.c.claimed_at == bindparam("of_time"),
-    )
+    .where(_IS_HELD)
     .values(
         state=bindparam("new_state"),
         attempts=bindparam("new_attempts"),

@@ -55,7 +55,8 @@ def admit(
     crowded = _crowded(connection, claimed) if gathering.rate is None else frozenset()
     found: dict[int, int | None] = {}
     gone: set[int] = set()
-    for row in sorted(claimed, key=lambda row: (-row.urgency, row.next_attempt_at, row.id)):
+    # those that have reached some come last: what is left of them may have gone along with a later one
+    for row in sorted(claimed, key=lambda row: (row.id in reached, -row.urgency, row.next_attempt_at, row.id)):
         if row.id in gone:
             continue
         if row.id in reached or (gathering.rate is None and row.thread not in crowded):
@@ -89,6 +90,7 @@ def _admit(
     merged: list[int] = []
     if gathering.unanswered or row.unanswered_since is None:
         merged = _others(connection, row, mates, along, gathering, now)
+        merged += _remnants(connection, row, mates, gathering, now)
         _merge(connection, row, merged, now)
     if lane is not None and gathering.rate is not None:
         _keep(connection, row, digest.note(lane, len(merged), gathering.rate, now))
@@ -215,7 +217,7 @@ def _others(
         _Along.BACKLOG: or_(same_group, and_(_same_class(row), stuck)),
         _Along.ALL: or_(same_group, _same_class(row)),
     }[along]
-    follows = _follows_one("in_flight", row, lambda earlier: earlier.c.lease_owner.is_not(None))
+    follows = _follows_one("in_flight", row, lambda earlier: ~_is_free(earlier, mates, gathering, now))
     reached = exists().where(recipients.c.delivery_id == deliveries.c.id, recipients.c.state == "delivered")
     found = (
         connection.execute(
@@ -226,8 +228,7 @@ def _others(
                 _same_lane(row),
                 deliveries.c.locale == row.locale,
                 deliveries.c.id != row.id,
-                or_(deliveries.c.lease_owner.is_(None), deliveries.c.id.in_(mates)),
-                *([] if gathering.unanswered else [deliveries.c.unanswered_since.is_(None)]),
+                _is_free(deliveries, mates, gathering, now),
                 wanted,
                 ~follows,
                 ~reached,
@@ -241,6 +242,44 @@ def _others(
     )
     same = _same_readers(connection, row.id, found) if found else []
     return _without_followers(connection, row, same) if same else []
+
+
+def _is_free(table: FromClause, mates: Sequence[int], gathering: Gathering, now: datetime) -> ColumnElement[bool]:
+    """Whether it may go along with another: nobody has it in hand, or whoever had it is dead."""
+    free = or_(table.c.lease_owner.is_(None), table.c.id.in_(mates))
+    if gathering.unanswered:
+        return or_(free, table.c.lease_until <= now)
+    return and_(free, table.c.unanswered_since.is_(None))
+
+
+def _remnants(
+    connection: Connection, row: AnyRow, mates: Sequence[int], gathering: Gathering, now: datetime
+) -> list[int]:
+    """Earlier ones of its group that only some have got: the others hear of it by this one, lest it come after it.
+
+    Not those that told of other groups too, of which those who have got it would hear again.
+    """
+    gathered = deliveries.alias("gathered")
+    of_another = exists().where(gathered.c.merged_into == deliveries.c.id, gathered.c.thread != deliveries.c.thread)
+    reached = exists().where(recipients.c.delivery_id == deliveries.c.id, recipients.c.state == "delivered")
+    found = connection.execute(
+        select(deliveries.c.id)
+        .where(
+            is_open(deliveries),
+            deliveries.c.state != "held",
+            deliveries.c.thread == row.thread,
+            _same_lane(row),
+            deliveries.c.locale == row.locale,
+            deliveries.c.id < row.id,
+            _is_free(deliveries, mates, gathering, now),
+            reached,
+            ~of_another,
+        )
+        .order_by(deliveries.c.id)
+        .with_for_update(skip_locked=True)
+    ).scalars()
+    known = found.all()
+    return _same_readers(connection, row.id, known) if known else []
 
 
 def _without_followers(connection: Connection, row: AnyRow, ids: Sequence[int]) -> list[int]:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import func, select
 
 from receiver.accepting import accept_all
+from receiver.digest import Gathering, Rate
 from receiver.notification import SEVERITIES, Notification
 from receiver.outbox import Accepted, Addition, Asked, Claim, Filter, Outbox, Settlement
 from receiver.routing import planner
@@ -280,6 +281,65 @@ def test_mailbox_that_is_full_does_not_hold_up_the_group(outbox: Outbox) -> None
     assert [one.notification_id for one in claim(outbox, at=MINUTE)] == [2]
 
 
+def test_whose_mailbox_was_full_hears_of_the_end_once_and_of_no_beginning_after_it(outbox: Outbox) -> None:
+    told = (alert("f1", severity="warning"), alert("f2", severity="warning"))
+    add(outbox, notification(*told))
+    recipients = {0: ("delivered", None), 1: ("waiting", "452")}
+    (first,) = claim(outbox)
+    outbox.finish(first, Settlement("retrying", recipients, next_attempt_at=NOW + MINUTE), now=NOW).result()
+    add(outbox, notification(alert("f1", severity="warning", resolved_after=MINUTE)), at=MINUTE)
+    (end,) = claim(outbox, at=MINUTE)
+    assert [(one.fingerprint, one.firing) for one in end.notification.alerts] == [("f2", True), ("f1", False)]
+    finish(outbox, end)
+    assert claim(outbox, at=DAY) == []
+    (beginning,) = [one for one in outbox.history(Filter(channel="email"))[1].deliveries if one.channel == "email"]
+    assert (beginning.state, beginning.merged_into) == ("merged", end.id)
+    assert [one.state for one in beginning.recipients] == ["delivered", "merged"]
+
+
+def test_end_waits_while_a_full_mailbox_is_tried_again(outbox: Outbox) -> None:
+    add(outbox, notification(alert(severity="warning")))
+    recipients = {0: ("delivered", None), 1: ("waiting", "452")}
+    (first,) = claim(outbox)
+    outbox.finish(first, Settlement("retrying", recipients, next_attempt_at=NOW + MINUTE), now=NOW).result()
+    (again,) = claim(outbox, at=MINUTE)
+    add(outbox, notification(alert(severity="warning", resolved_after=MINUTE)), at=MINUTE)
+    assert claim(outbox, at=MINUTE) == []
+    finish(outbox, again)
+    (end,) = claim(outbox, at=MINUTE)
+    assert (end.notification_id, end.merged) == (2, 0)
+
+
+def test_who_had_a_digest_does_not_get_it_again_with_the_next_of_one_group(outbox: Outbox) -> None:
+    gathering = Gathering(Rate(1, within=MINUTE, every=MINUTE))
+
+    def one(at: timedelta) -> Claim:
+        (found,) = outbox.claim("email", now=NOW + at, limit=1, gathering=gathering)
+        return found
+
+    add(outbox, notification(alert("f0", severity="warning"), group_key="first"))
+    finish(outbox, one(timedelta(0)))
+    for number in (1, 2):
+        add(outbox, notification(alert(f"f{number}", severity="warning"), group_key=f"g{number}"))
+    assert outbox.claim("email", now=NOW, limit=1, gathering=gathering) == []
+    digest = one(MINUTE)
+    recipients = {0: ("delivered", None), 1: ("waiting", "452")}
+    outbox.finish(digest, Settlement("retrying", recipients, next_attempt_at=NOW + DAY), now=NOW + MINUTE).result()
+    add(outbox, notification(alert("f1", severity="warning", resolved_after=MINUTE), group_key="g1"), at=10 * MINUTE)
+    end = one(10 * MINUTE)
+    assert (digest.merged, end.merged, len(end.notification.alerts)) == (1, 0, 1)
+
+
+def test_critical_one_takes_along_what_a_dead_worker_had_and_what_waited_for_that(outbox: Outbox, store: Store) -> None:
+    add(outbox, notification(alert(severity="warning")))
+    assert len(claim(outbox)) == 1
+    add(outbox, notification(alert(severity="warning", resolved_after=MINUTE)))
+    add(outbox, notification(alert("f2", severity="critical"), alert(severity="warning", starts_at=NOW + MINUTE)))
+    (critical,) = claim(Outbox(store, "two"), at=outbox.lease, limit=1)
+    assert (critical.notification_id, critical.merged) == (3, 2)
+    assert claim(outbox, at=outbox.lease) == []
+
+
 def test_busy_lane_is_left_alone(outbox: Outbox) -> None:
     add(outbox)
     assert outbox.claim("slack", now=NOW, limit=1, busy_lanes=["default"]) == []
@@ -373,6 +433,19 @@ def test_late_failure_of_a_worker_that_lost_its_lease_makes_no_recipient_unsettl
     finish(outbox, late, "retrying", next_attempt_at=NOW + MINUTE)
     (again,) = claim(two, at=MINUTE)
     assert [recipient.state for recipient in again.recipients] == ["delivered", "waiting"]
+
+
+def test_late_success_says_nothing_of_what_joined_the_message_meanwhile(outbox: Outbox, store: Store) -> None:
+    add(outbox, notification(alert(severity="info")))
+    (late,) = claim(outbox, "slack")
+    add(outbox, notification(alert(severity="info", resolved_after=MINUTE)), at=outbox.lease)
+    two = Outbox(store, "two")
+    (taken,) = claim(two, "slack", at=outbox.lease)
+    assert taken.merged == 1
+    finish(two, taken, "retrying", next_attempt_at=NOW + MINUTE)
+    finish(outbox, late)
+    (again,) = claim(two, "slack", at=MINUTE)
+    assert [one.state for one in again.recipients] == ["waiting"]
 
 
 @pytest.mark.parametrize("late_comes_last", [True, False])
