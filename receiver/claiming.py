@@ -181,7 +181,7 @@ def _due(of_one: bool) -> Select[int]:
         or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until <= bindparam("wanted_by")),
         deliveries.c.lane.not_in(bindparam("wanted_not_in", expanding=True)),
         deliveries.c.id.not_in(bindparam("wanted_not_held", expanding=True)),
-        ~_comes_after_another(),
+        ~_comes_after_another(bindparam("wanted_by")),
     )
     return statement.where(deliveries.c.notification_id == bindparam("wanted_notification")) if of_one else statement
 
@@ -234,7 +234,7 @@ def _claim(of_one: bool) -> Any:
     )
 
 
-def _comes_after_another() -> ColumnElement[bool]:
+def _comes_after_another(now: BindParameter[datetime] | None = None) -> ColumnElement[bool]:
     """Whether an earlier message of the same group to the same recipients reached none of them yet, and still may.
 
     One that has reached some is waited for only while it is being sent: what is left of it goes along with the later
@@ -244,7 +244,7 @@ def _comes_after_another() -> ColumnElement[bool]:
     has_it = exists().where(recipients.c.delivery_id == earlier.c.id, recipients.c.state == "delivered")
     return exists().where(
         comes_before(earlier),
-        is_on_its_way(earlier),
+        is_on_its_way(earlier, now),
         or_(deliveries.c.urgency < CRITICAL, earlier.c.urgency >= deliveries.c.urgency),
         or_(earlier.c.lease_owner.is_not(None), ~has_it),
     )
@@ -449,6 +449,7 @@ def finish_all(connection: Connection, finished: Sequence[Finished]) -> list[Non
     return [None] * len(finished)
 
 
+_NEW_STATE = bindparam("new_state", type_=String)
 _IS_HELD = and_(
     deliveries.c.id == bindparam("of_delivery"),
     deliveries.c.lease_owner == bindparam("of_owner"),
@@ -462,10 +463,10 @@ _SETTLE_RECIPIENT = (
     .where(
         recipients.c.delivery_id == bindparam("of_delivery"),
         recipients.c.position == bindparam("at_position"),
-        # what is settled stays so, whoever comes late with less: another receiver's answer, or an erasure
-        or_(recipients.c.state == "waiting", bindparam("new_state", type_=String) == "delivered"),
-        # and who comes late knows nothing of what joined the message after it was sent
-        or_(exists().where(_IS_HELD), ~_HAS_GROWN),
+        # who comes late tells only what has arrived, and knows nothing of what joined the message after it was sent
+        or_(exists().where(_IS_HELD), and_(_NEW_STATE == "delivered", ~_HAS_GROWN)),
+        # what is settled stays so, but that it has arrived: a late answer may have said so, or an erasure stopped it
+        or_(recipients.c.state == "waiting", _NEW_STATE == "delivered"),
     )
     .values(
         state=bindparam("new_state"),

@@ -241,7 +241,7 @@ def _others(
         .all()
     )
     same = _same_readers(connection, row.id, found) if found else []
-    return _without_followers(connection, row, same) if same else []
+    return _without_followers(connection, row, same, now) if same else []
 
 
 def _is_free(table: FromClause, mates: Sequence[int], gathering: Gathering, now: datetime) -> ColumnElement[bool]:
@@ -282,7 +282,7 @@ def _remnants(
     return _same_readers(connection, row.id, known) if known else []
 
 
-def _without_followers(connection: Connection, row: AnyRow, ids: Sequence[int]) -> list[int]:
+def _without_followers(connection: Connection, row: AnyRow, ids: Sequence[int], now: datetime) -> list[int]:
     """Those of which none follows an open one of its group that stays: another receiver may be taking that one now."""
     reached = exists().where(recipients.c.delivery_id == deliveries.c.id, recipients.c.state == "delivered")
     chosen = deliveries.alias("chosen")
@@ -290,8 +290,7 @@ def _without_followers(connection: Connection, row: AnyRow, ids: Sequence[int]) 
     waiting = connection.execute(
         select(deliveries.c.id, deliveries.c.thread, deliveries.c.urgency)
         .where(
-            is_open(deliveries),
-            deliveries.c.state != "held",
+            is_on_its_way(deliveries, now),
             _same_lane(row),
             deliveries.c.id != row.id,
             deliveries.c.thread.in_(threads),

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Boolean,
     Column,
     ColumnElement,
@@ -141,9 +142,13 @@ def is_held(table: FromClause) -> ColumnElement[bool]:
     return _is_one_of(table, ("held",))
 
 
-def is_on_its_way(table: FromClause) -> ColumnElement[bool]:
-    """Whether it is open, and waits for the end of no quiet time: one that is being sent does so no longer."""
-    return and_(is_open(table), or_(table.c.state != "held", table.c.lease_owner.is_not(None)))
+def is_on_its_way(table: FromClause, now: datetime | BindParameter[datetime] | None = None) -> ColumnElement[bool]:
+    """Whether it is open, and waits for the end of no quiet time that lasts: one that is being sent does so no longer.
+
+    Without `now` every quiet time lasts.
+    """
+    over = [table.c.next_attempt_at <= now] if now is not None else []
+    return and_(is_open(table), or_(table.c.state != "held", table.c.lease_owner.is_not(None), *over))
 
 
 def is_lost(table: FromClause) -> ColumnElement[bool]:

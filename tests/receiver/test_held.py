@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from receiver.digest import Gathering, Rate
 from receiver.notification import Notification
 from receiver.outbox import Accepted, Claim, Filter, Outbox, Settlement
 from receiver.routing import QuietRule, planner
@@ -171,6 +172,21 @@ def test_end_waits_for_its_beginning_that_was_held_and_is_being_sent(outbox: Out
         beginning, Settlement("delivered", {0: ("delivered", None), 1: ("delivered", None)}), now=NOW + MORNING
     ).result()
     assert [told_by(one) for one in claim(outbox, MORNING)] == [{"f1": False}]
+
+
+def test_end_that_comes_as_the_quiet_time_ends_waits_for_the_digest_of_its_beginning(outbox: Outbox) -> None:
+    quiet, gathering = replace(NIGHT, channels=frozenset({"slack"})), Gathering(Rate(10, within=HOUR, every=HOUR))
+    add(outbox, notification(alert("other", severity="info"), group_key="other"), quiet=quiet)
+    add(outbox, notification(WARNING, alert("f2", severity="warning")), quiet=quiet)
+    end = alert(severity="warning", resolved_after=10 * HOUR)
+    add(outbox, notification(end), at=MORNING + timedelta(seconds=1), quiet=quiet)
+
+    def one() -> list[Claim]:
+        return outbox.claim("slack", now=NOW + MORNING + timedelta(seconds=2), limit=1, gathering=gathering)
+
+    (digest,) = one()
+    assert told_by(digest) == {"other": True, "f1": True, "f2": True}
+    assert one() == []
 
 
 def test_reminder_of_the_night_is_told_once(outbox: Outbox) -> None:

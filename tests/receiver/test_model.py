@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import ClassVar, TypeAlias
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -23,7 +24,8 @@ from receiver.fallback import Rules
 from receiver.fallback import planner as next_channel
 from receiver.notification import Alert, Severity
 from receiver.outbox import Claim, Filter, Outbox
-from receiver.routing import Identity, identity, planner
+from receiver.routing import Identity, QuietRule, identity, planner
+from receiver.schedules import Schedule, Window, parse_hours
 from receiver.store import Store
 from receiver.tables import OPEN_STATES, metadata
 from tests.receiver.making import AUDIENCE, DAY, NOW, ROUTING, WINDOW, alert, notification
@@ -33,10 +35,8 @@ WALKS = int(os.environ.get("WALKS", IN_SHORT))
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 GROUP_INTERVAL = MINUTE  # of Alertmanager, as shipped
-GROUPS: dict[str, dict[str, Severity]] = {
-    "{}:{a}": {"a1": "warning", "a2": "critical"},
-    "{}:{b}": {"b1": "info"},
-}
+GROUPS = {"{}:{a}": ("a1", "a2"), "{}:{b}": ("b1",)}
+SEVERITIES: dict[str, Severity] = {"a1": "warning", "a2": "critical", "b1": "info"}
 PLANNED = ROUTING.default.channels
 RULES = Rules(
     next={"slack": "email", "sms": "email", "email": "slack"},
@@ -47,6 +47,13 @@ STORMS = {
     "slack": Gathering(Rate(2, within=5 * MINUTE, every=2 * MINUTE)),
     "sms": Gathering(Rate(1, within=10 * MINUTE, every=5 * MINUTE), unanswered=False),
 }
+QUIET = QuietRule(
+    "quiet.0",
+    Schedule((Window(hours=(parse_hours("22:00-22:20"),)),), ZoneInfo("Asia/Seoul")),
+    frozenset({"email", "slack"}),
+    frozenset({"info", "warning"}),
+)
+"""Beginning with the walk."""
 
 Inbox: TypeAlias = tuple[str, str]
 """Channel and address."""
@@ -105,11 +112,16 @@ class Company(RuleBasedStateMachine):
         self.in_flight: list[InFlight] = []
         self.inboxes = Inboxes()
         self.gathering = dict.fromkeys(AUDIENCE.recipients, BY_GROUP)
+        self.routing = ROUTING
+        self.severities = SEVERITIES
 
-    @initialize(storms=st.booleans())
-    def settings_are_read(self, storms: bool) -> None:
-        if storms:
+    @initialize(storms=st.booleans(), quiet=st.booleans())
+    def settings_are_read(self, storms: bool, quiet: bool) -> None:
+        if storms or quiet:  # who gathers nothing may hear of an end before the quiet time's digest
             self.gathering = STORMS
+        if quiet:  # without critical ones, which no digest holds up
+            self.routing = replace(ROUTING, quiet=(QUIET,))
+            self.severities = {**SEVERITIES, "a2": "warning"}
 
     # Alertmanager
 
@@ -117,17 +129,19 @@ class Company(RuleBasedStateMachine):
     def an_alert_changes(self, group: str, which: int) -> None:
         """It begins to fire where it does not, and is over where it does."""
         known = self.state[group]
-        name = sorted(GROUPS[group])[which % len(GROUPS[group])]
+        name = GROUPS[group][which % len(GROUPS[group])]
         if group in self.sent:
             self.now = max(self.now, self.sent[group][0] + GROUP_INTERVAL)
+            self.another_channel_is_asked(0)  # as it is every few seconds
         self.now += SECOND
+        severity = self.severities[name]
         before = known.get(name)
         if before is None:
-            known[name] = alert(name, severity=GROUPS[group][name], starts_at=self.now)
+            known[name] = alert(name, severity=severity, starts_at=self.now)
         else:
             known[name] = alert(
                 name,
-                severity=GROUPS[group][name],
+                severity=severity,
                 starts_at=before.starts_at,
                 resolved_after=self.now - before.starts_at,
             )
@@ -151,7 +165,7 @@ class Company(RuleBasedStateMachine):
         """Whether it was a duplicate."""
         told = notification(*alerts, group_key=group)
         accepted = self.outboxes[0].add(
-            told, planner(told, ROUTING, self.now), now=self.now, dedup_window=WINDOW, give_up_after=DAY
+            told, planner(told, self.routing, self.now), now=self.now, dedup_window=WINDOW, give_up_after=DAY
         )
         return accepted.duplicate
 
@@ -173,7 +187,8 @@ class Company(RuleBasedStateMachine):
     def send(self, claim: Claim, peer: str) -> Outcome | DeliveryError:
         """What becomes of it at the peer."""
         waiting = [one.address for one in claim.recipients if one.state == "waiting"]
-        reached = {"takes": waiting, "takes and is silent": waiting, "takes one": waiting[:1]}.get(peer, [])
+        one = waiting if claim.channel == "sms" else waiting[:1]  # Aligo takes a call as a whole
+        reached = {"takes": waiting, "takes and is silent": waiting, "takes one": one}.get(peer, [])
         for address in reached:
             self.inboxes.arrive(claim, address)
         if peer in ("takes", "takes one"):
@@ -212,7 +227,7 @@ class Company(RuleBasedStateMachine):
 
     @rule(worker=st.integers(0, 1))
     def another_channel_is_asked(self, worker: int) -> None:
-        decide = next_channel(ROUTING, RULES, self.now)
+        decide = next_channel(self.routing, RULES, self.now)
         while self.outboxes[worker].hand_over(decide, now=self.now, after=RULES.after, give_up_after=DAY):
             pass
 

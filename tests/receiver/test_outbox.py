@@ -448,6 +448,17 @@ def test_late_success_says_nothing_of_what_joined_the_message_meanwhile(outbox: 
     assert [one.state for one in again.recipients] == ["waiting"]
 
 
+def test_late_refusal_leaves_it_to_the_worker_that_holds_the_delivery(outbox: Outbox, store: Store) -> None:
+    add(outbox)
+    (late,) = claim(outbox)
+    two = Outbox(store, "two")
+    (taken,) = claim(two, at=outbox.lease)
+    finish(outbox, late, "failed")
+    finish(two, taken, "retrying", next_attempt_at=NOW + MINUTE)
+    (again,) = claim(two, at=MINUTE)
+    assert [one.state for one in again.recipients] == ["waiting", "waiting"]
+
+
 @pytest.mark.parametrize("late_comes_last", [True, False])
 @pytest.mark.parametrize(
     ("reached", "state"),
