@@ -38,6 +38,7 @@ from receiver.tables import (
     AnyRow,
     comes_before,
     deliveries,
+    has_reached_some,
     is_held,
     is_lost,
     is_on_its_way,
@@ -241,12 +242,11 @@ def _comes_after_another(now: BindParameter[datetime] | None = None) -> ColumnEl
     one. A critical one waits for no lesser one, but takes it along.
     """
     earlier = deliveries.alias("earlier")
-    has_it = exists().where(recipients.c.delivery_id == earlier.c.id, recipients.c.state == "delivered")
     return exists().where(
         comes_before(earlier),
         is_on_its_way(earlier, now),
         or_(deliveries.c.urgency < CRITICAL, earlier.c.urgency >= deliveries.c.urgency),
-        or_(earlier.c.lease_owner.is_not(None), ~has_it),
+        or_(earlier.c.lease_owner.is_not(None), ~has_reached_some(earlier)),
     )
 
 
@@ -492,19 +492,16 @@ _SETTLE_DELIVERY = (
         lease_until=None,
     )
 )
-_REACHED, _NOT_REACHED = (
-    exists().where(recipients.c.delivery_id == deliveries.c.id, found)
-    for found in (recipients.c.state == "delivered", recipients.c.state != "delivered")
-)
+_MISSES_SOME = exists().where(recipients.c.delivery_id == deliveries.c.id, recipients.c.state != "delivered")
 _SETTLE_BY_RECIPIENTS = (
     update(deliveries)
     .where(
         deliveries.c.id.in_(bindparam("of_deliveries", expanding=True)),
         or_(is_lost(deliveries), deliveries.c.state == "partial"),
-        _REACHED,
+        has_reached_some(deliveries),
     )
     .values(
-        state=case((_NOT_REACHED, "partial"), else_="delivered"),
-        error=case((_NOT_REACHED, deliveries.c.error), else_=null()),
+        state=case((_MISSES_SOME, "partial"), else_="delivered"),
+        error=case((_MISSES_SOME, deliveries.c.error), else_=null()),
     )
 )

@@ -24,7 +24,17 @@ from sqlalchemy import (
 from receiver import digest
 from receiver.digest import Gathering, Lane
 from receiver.notification import SEVERITIES
-from receiver.tables import AnyRow, comes_before, deliveries, insert_into, is_on_its_way, is_open, lanes, recipients
+from receiver.tables import (
+    AnyRow,
+    comes_before,
+    deliveries,
+    has_reached_some,
+    insert_into,
+    is_on_its_way,
+    is_open,
+    lanes,
+    recipients,
+)
 
 __all__ = ["CRITICAL", "admit", "gather_held"]
 
@@ -157,7 +167,6 @@ def _crowded(connection: Connection, claimed: Sequence[AnyRow]) -> frozenset[str
 def _waits_for_a_digest(connection: Connection, row: AnyRow, now: datetime) -> bool:
     """Puts it off where the earlier message of its group is told by a digest that is not through, but may yet be."""
     gathered, earlier = deliveries.alias("gathered"), deliveries.alias("earlier")
-    reached = exists().where(recipients.c.delivery_id == gathered.c.id, recipients.c.state == "delivered")
     due = connection.execute(
         select(func.max(gathered.c.next_attempt_at, type_=deliveries.c.next_attempt_at.type))
         .join(earlier, earlier.c.merged_into == gathered.c.id)
@@ -174,7 +183,7 @@ def _waits_for_a_digest(connection: Connection, row: AnyRow, now: datetime) -> b
             gathered.c.urgency >= (CRITICAL if row.urgency >= CRITICAL else 0),
             earlier.c.thread == row.thread,
             earlier.c.id < row.id,
-            ~reached,
+            ~has_reached_some(gathered),
         )
     ).scalar()
     if due is None:
@@ -218,20 +227,14 @@ def _others(
         _Along.ALL: or_(same_group, _same_class(row)),
     }[along]
     follows = _follows_one("in_flight", row, lambda earlier: ~_is_free(earlier, mates, gathering, now))
-    reached = exists().where(recipients.c.delivery_id == deliveries.c.id, recipients.c.state == "delivered")
     found = (
         connection.execute(
             select(deliveries.c.id)
             .where(
-                is_open(deliveries),
-                deliveries.c.state != "held",
-                _same_lane(row),
-                deliveries.c.locale == row.locale,
-                deliveries.c.id != row.id,
-                _is_free(deliveries, mates, gathering, now),
+                _can_join(row, mates, gathering, now),
                 wanted,
                 ~follows,
-                ~reached,
+                ~has_reached_some(deliveries),
             )
             .order_by(deliveries.c.id)
             .limit(_AT_ONCE)
@@ -242,6 +245,18 @@ def _others(
     )
     same = _same_readers(connection, row.id, found) if found else []
     return _without_followers(connection, row, same, now) if same else []
+
+
+def _can_join(row: AnyRow, mates: Sequence[int], gathering: Gathering, now: datetime) -> ColumnElement[bool]:
+    """Whether it could be told by the row's message, in the same words and by the same way."""
+    return and_(
+        is_open(deliveries),
+        deliveries.c.state != "held",
+        _same_lane(row),
+        deliveries.c.locale == row.locale,
+        deliveries.c.id != row.id,
+        _is_free(deliveries, mates, gathering, now),
+    )
 
 
 def _is_free(table: FromClause, mates: Sequence[int], gathering: Gathering, now: datetime) -> ColumnElement[bool]:
@@ -261,30 +276,27 @@ def _remnants(
     """
     gathered = deliveries.alias("gathered")
     of_another = exists().where(gathered.c.merged_into == deliveries.c.id, gathered.c.thread != deliveries.c.thread)
-    reached = exists().where(recipients.c.delivery_id == deliveries.c.id, recipients.c.state == "delivered")
-    found = connection.execute(
-        select(deliveries.c.id)
-        .where(
-            is_open(deliveries),
-            deliveries.c.state != "held",
-            deliveries.c.thread == row.thread,
-            _same_lane(row),
-            deliveries.c.locale == row.locale,
-            deliveries.c.id < row.id,
-            _is_free(deliveries, mates, gathering, now),
-            reached,
-            ~of_another,
+    found = (
+        connection.execute(
+            select(deliveries.c.id)
+            .where(
+                _can_join(row, mates, gathering, now),
+                deliveries.c.thread == row.thread,
+                deliveries.c.id < row.id,
+                has_reached_some(deliveries),
+                ~of_another,
+            )
+            .order_by(deliveries.c.id)
+            .with_for_update(skip_locked=True)
         )
-        .order_by(deliveries.c.id)
-        .with_for_update(skip_locked=True)
-    ).scalars()
-    known = found.all()
-    return _same_readers(connection, row.id, known) if known else []
+        .scalars()
+        .all()
+    )
+    return _same_readers(connection, row.id, found) if found else []
 
 
 def _without_followers(connection: Connection, row: AnyRow, ids: Sequence[int], now: datetime) -> list[int]:
     """Those of which none follows an open one of its group that stays: another receiver may be taking that one now."""
-    reached = exists().where(recipients.c.delivery_id == deliveries.c.id, recipients.c.state == "delivered")
     chosen = deliveries.alias("chosen")
     threads = select(chosen.c.thread).where(chosen.c.id.in_(ids))
     waiting = connection.execute(
@@ -294,7 +306,7 @@ def _without_followers(connection: Connection, row: AnyRow, ids: Sequence[int], 
             _same_lane(row),
             deliveries.c.id != row.id,
             deliveries.c.thread.in_(threads),
-            ~reached,
+            ~has_reached_some(deliveries),
         )
         .order_by(deliveries.c.id)
     ).all()

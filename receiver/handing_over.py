@@ -15,7 +15,16 @@ from receiver.accepting import NewDelivery, insert_deliveries, positions_of
 from receiver.fallback import Stranded
 from receiver.notification import Severity
 from receiver.routing import PlannedDelivery, Quiet, Receipt
-from receiver.tables import LOST_STATES, AnyRow, deliveries, is_lost, is_open, notifications, recipients
+from receiver.tables import (
+    LOST_STATES,
+    AnyRow,
+    deliveries,
+    has_reached_some,
+    is_lost,
+    is_open,
+    notifications,
+    recipients,
+)
 
 __all__ = ["HandedOver", "hand_over", "is_any_stranded"]
 
@@ -59,7 +68,6 @@ def hand_over(
 
 def _stranded(now: datetime, after: Mapping[Severity, timedelta]) -> Any:
     """Those of which nobody has decided yet whether another channel tells them."""
-    has_it = exists().where(recipients.c.delivery_id == deliveries.c.id, recipients.c.state == "delivered")
     older = deliveries.alias("older")  # a younger message may have taken it along
 
     def waits_since(time: datetime) -> ColumnElement[bool]:
@@ -77,7 +85,7 @@ def _stranded(now: datetime, after: Mapping[Severity, timedelta]) -> Any:
             deliveries.c.fallback_at.is_(None),
             or_(
                 is_lost(deliveries),
-                and_(is_open(deliveries), deliveries.c.state != "held", waits, ~has_it),
+                and_(is_open(deliveries), deliveries.c.state != "held", waits, ~has_reached_some(deliveries)),
             ),
             notifications.c.source != "test",
         )

@@ -28,6 +28,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    exists,
     func,
     literal_column,
     or_,
@@ -46,6 +47,7 @@ __all__ = [
     "alerts",
     "comes_before",
     "deliveries",
+    "has_reached_some",
     "heartbeats",
     "insert_into",
     "is_held",
@@ -149,6 +151,11 @@ def is_on_its_way(table: FromClause, now: datetime | BindParameter[datetime] | N
     """
     over = [table.c.next_attempt_at <= now] if now is not None else []
     return and_(is_open(table), or_(table.c.state != "held", table.c.lease_owner.is_not(None), *over))
+
+
+def has_reached_some(table: FromClause) -> ColumnElement[bool]:
+    """Whether some of its recipients have it."""
+    return exists().where(recipients.c.delivery_id == table.c.id, recipients.c.state == "delivered")
 
 
 def is_lost(table: FromClause) -> ColumnElement[bool]:
